@@ -1,0 +1,1 @@
+"""The command line, if it is installed."""

@@ -1,0 +1,180 @@
+"""The composed way to run: one call a kernel. Always there; the oracle of every other way."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from nnkernels._sampling import batch_rows
+from nnkernels._workspace import Call, Dropout, Step
+
+if TYPE_CHECKING:
+    from nnkernels._losses import Loss
+    from nnkernels._network import Sequential
+    from nnkernels._optimizers import Optimizer
+    from nnkernels.backends.protocol import Array
+
+BLOCK_STEPS, BLOCK_ROWS = 1024, 2**20  #: row numbers drawn at a time, at most: steps, and rows altogether
+
+
+class Data(NamedTuple):
+    """A data set on the device: (rows, n_in), (rows, n_out) and, if rows are weighted, (rows, 1)."""
+
+    x: Array
+    t: Array
+    weight: Array | None
+
+
+class ComposedRun:
+    """A training run as a sequence of kernel calls on the network's own parameters.
+
+    Parameters
+    ----------
+    network : Sequential
+        Trained in place.
+    loss, optimizer : Loss, Optimizer
+        What is minimized, and how.
+    data : Data
+        On the network's device.
+    batch_size, sampling : int, str
+        How batches are drawn.
+    seed : int
+        Of the row order and of dropout.
+    """
+
+    def __init__(
+        self,
+        network: Sequential,
+        loss: Loss,
+        optimizer: Optimizer,
+        data: Data,
+        *,
+        batch_size: int,
+        sampling: str,
+        seed: int,
+    ) -> None:
+        self.network, self.loss, self.optimizer, self.data = network, loss, optimizer, data
+        self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
+        kernels, dtype, flat = network.device.kernels, network.dtype, network.parameters.flat
+        self.kernels = kernels
+        self.n_rows = data.x.shape[0]
+        self.gradient = kernels.empty(flat.shape, dtype)
+        self.state = {name: kernels.empty(flat.shape, dtype) for name in optimizer.state}
+        self.rate, self.step = kernels.empty((), dtype), kernels.empty((), np.int64)
+        self.total = kernels.empty((), np.float64)
+        for array in (*self.state.values(), self.total):
+            kernels.fill(0, out=array)
+        self.kept = {name: kernels.empty(array.shape, array.dtype) for name, array in self._changing().items()}
+        self.update = self._bind_update()
+        self.batches = {rows: self._bind_batch(rows) for rows in self._batch_sizes()}
+
+    def advance(self, first_step: int, count: int) -> None:
+        """Run `count` steps. The row order is drawn in blocks, outside the arithmetic."""
+        block = max(1, min(BLOCK_STEPS, BLOCK_ROWS // self.batch_size))
+        for first in range(first_step, first_step + count, block):
+            self._advance_block(first, min(block, first_step + count - first))
+
+    def take_loss(self) -> float:
+        """Return the sum of the losses of the steps since the last call."""
+        loss = float(self.kernels.to_host(self.total))
+        self.kernels.fill(0, out=self.total)
+        return loss
+
+    def keep(self) -> None:
+        """Remember the parameters, the optimizer's state and the loss so far, for `restore`."""
+        for name, array in self._changing().items():
+            self.kernels.copy(array, out=self.kept[name])
+
+    def restore(self) -> None:
+        """Go back to what was last kept."""
+        for name, array in self._changing().items():
+            self.kernels.copy(self.kept[name], out=array)
+
+    def finite(self) -> bool:
+        """Tell whether the loss so far and all parameters are numbers."""
+        changing = (self.total, self.network.parameters.flat)
+        return all(bool(np.isfinite(self.kernels.to_host(array)).all()) for array in changing)
+
+    def _changing(self) -> dict[str, Array]:
+        return {"parameters": self.network.parameters.flat, "total": self.total, **self.state}
+
+    def _advance_block(self, first: int, count: int) -> None:
+        kernels, data, whole = self.kernels, self.data, self._takes_all_rows()
+        rates = self.optimizer.rates(first, count, self.network.dtype).tolist()
+        if not whole:
+            order = kernels.empty((count, self.batch_size), np.int64)
+            kernels.draw_indices(
+                self.seed, self.network.key.network, first, sampling=self.sampling, n_rows=self.n_rows, out=order
+            )
+        for i, step in enumerate(range(first, first + count)):
+            kernels.fill(step, out=self.step)
+            kernels.fill(rates[i], out=self.rate)
+            batch, calls = self.batches[batch_rows(step, self.n_rows, self.batch_size, self.sampling)]
+            if not whole:
+                rows = order[i, : batch.x.shape[0]]
+                kernels.gather(data.x, rows, out=batch.x)
+                kernels.gather(data.t, rows, out=batch.t)
+                if data.weight is not None:
+                    kernels.gather(data.weight, rows, out=batch.weight)
+            for call in calls:
+                call()
+
+    def _takes_all_rows(self) -> bool:
+        """A batch of all rows needs no order."""
+        return self.batch_size == self.n_rows and self.sampling != "replacement"
+
+    def _batch_sizes(self) -> set[int]:
+        """Return the full batch and, where an epoch ends with one, the short one."""
+        short = self.n_rows % self.batch_size
+        return {self.batch_size} | ({short} if short and self.sampling != "replacement" else set())
+
+    def _bind_batch(self, rows: int) -> tuple[Data, list[Call]]:
+        """Return buffers for a batch, and the calls that take a step on it."""
+        kernels, dtype, data = self.kernels, self.network.dtype, self.data
+        if self._takes_all_rows():
+            batch = data
+        else:
+            x, t = (kernels.empty((rows, array.shape[1]), dtype) for array in (data.x, data.t))
+            batch = Data(x, t, None if data.weight is None else kernels.empty((rows, 1), dtype))
+        factors = kernels.empty((rows,), dtype)
+        calls: list[Call] = []
+        if batch.weight is None:
+            kernels.fill(1 / rows if self.loss.reduction == "mean" else 1, out=factors)
+        elif self.loss.reduction == "mean":
+            calls.append(partial(kernels.normalize_weights, batch.weight.reshape(rows), out=factors))
+        else:
+            factors = batch.weight.reshape(rows)
+        dropout = Dropout(self.seed, self.network.key.network, self.step)
+        step = Step(
+            self.network,
+            self.loss,
+            batch.x,
+            batch.t,
+            factors,
+            gradient=self.gradient,
+            total=self.total,
+            dropout=dropout,
+        )
+        return batch, [*calls, *step.calls, *self.update]
+
+    def _bind_update(self) -> list[Call]:
+        """Return the calls that turn the gradient into an update: penalties, clipping, the optimizer."""
+        kernels, optimizer, parameters = self.kernels, self.optimizer, self.network.parameters
+        calls: list[Call] = []
+        if optimizer.l1 or optimizer.l2:
+            gradients = parameters.layout.views(self.gradient)
+            calls += [
+                partial(kernels.penalty_backward, weight, l1=optimizer.l1, l2=optimizer.l2, out=gradients[name])
+                for name, weight in parameters.items()
+                if name.endswith("weight")
+            ]
+        if optimizer.clip_value is not None:
+            calls.append(partial(kernels.clip_by_value, self.gradient, optimizer.clip_value))
+        if optimizer.clip_norm is not None:
+            calls.append(partial(kernels.clip_by_norm, self.gradient, optimizer.clip_norm))
+        update = getattr(kernels, f"{optimizer.kernel}_update")
+        arrays = (parameters.flat, self.gradient, *self.state.values())
+        calls.append(partial(update, *arrays, lr=self.rate, step=self.step, **optimizer.scalars))
+        return calls

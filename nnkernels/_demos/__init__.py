@@ -1,0 +1,1 @@
+"""The stories behind the questions that this package grew out of."""

@@ -1,0 +1,302 @@
+"""fit: the few lines that every way to run shares. Checks first, then chunks, then logs."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkernels import _losses, _optimizers
+from nnkernels._callbacks import Callback, Progress, check_callbacks
+from nnkernels._composed import ComposedRun, Data
+from nnkernels._data import Host, to_rows, to_weights
+from nnkernels._device import Device
+from nnkernels._errors import DataError, DivergenceError, ShapeError
+from nnkernels._losses import Loss
+from nnkernels._optimizers import Optimizer
+from nnkernels._plan import Plan, Work, choose
+from nnkernels._record import Record
+from nnkernels._sampling import check_sampling, steps_per_epoch
+from nnkernels._workspace import Call, Forward, Step
+
+if TYPE_CHECKING:
+    from nnkernels._network import Sequential
+    from nnkernels.backends.protocol import Array
+
+LOGS = 100  #: log points of a run, unless told otherwise
+ROWS_AT_ONCE = 8192  #: rows of a forward pass over a whole data set
+
+
+class History:
+    """What a run did.
+
+    Attributes
+    ----------
+    loss : ndarray
+        At each log point, the mean of the steps' losses since the last one, each taken before its update.
+    steps : ndarray
+        Number of steps done at each log point.
+    validation_loss : ndarray or None
+        At each log point, the loss over the validation data.
+    device : Device
+        Where it ran.
+    plan : Plan
+        How it ran.
+    seconds : float
+        Wall time of the steps, callbacks and validation included.
+    """
+
+    def __init__(self, device: Device, plan: Plan) -> None:
+        self.device, self.plan = device, plan
+        self.loss: Host = np.empty(0)
+        self.steps: Host = np.empty(0, np.int64)
+        self.validation_loss: Host | None = None
+        self.seconds = 0.0
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps per second of wall time."""
+        return float(self.steps[-1]) / self.seconds if self.seconds else 0.0
+
+    def log(self, step: int, loss: float, validation_loss: float | None) -> None:
+        """Add a log point."""
+        self.steps, self.loss = np.append(self.steps, step), np.append(self.loss, loss)
+        if validation_loss is not None:
+            before = np.empty(0) if self.validation_loss is None else self.validation_loss
+            self.validation_loss = np.append(before, validation_loss)
+
+    def __repr__(self) -> str:
+        final = f"loss {self.loss[-1]:.6g} after {self.steps[-1]:,} steps" if len(self.loss) else "no steps"
+        return f"History({final}, {self.steps_per_second:,.0f} steps/s, {self.plan.way} on {self.device})"
+
+
+class Problem(Record):
+    """A checked data set with its loss, on the host.
+
+    Parameters
+    ----------
+    loss : Loss
+        What is minimized.
+    x, t : ndarray
+        (rows, n_in) and (rows, n_out), in the network's dtype.
+    weight : ndarray or None
+        (rows,): sample weights times class weights.
+    """
+
+    loss: Loss
+    x: Host
+    t: Host
+    weight: Host | None
+
+    @classmethod
+    def check(cls, network: Sequential, x: Any, y: Any, loss: str | Loss, sample_weight: Any = None) -> Problem:
+        """Check everything about the data, before anything is changed."""
+        resolved = _losses.loss(loss)
+        resolved.kernel(network.layers[-1].activation_name)
+        host_x = to_rows(x, network.dtype, "x", network.n_in)
+        t = resolved.targets(y, network.n_out, network.dtype)
+        if len(host_x) != len(t):
+            raise ShapeError(f"x has {len(host_x)} rows and y has {len(t)}; they must be as long")
+        if not len(t):
+            raise DataError("x and y have no rows")
+        weight = resolved.row_weights(t)
+        if sample_weight is not None:
+            samples = to_weights(sample_weight, network.dtype, len(t))
+            weight = samples if weight is None else samples * weight
+        return cls(resolved, host_x, t, None if weight is None else weight.astype(network.dtype))
+
+    def factors(self) -> Host:
+        """Return each row's factor in the reduced loss of the whole data set."""
+        weight = np.ones(len(self.t)) if self.weight is None else self.weight.astype(np.float64)
+        if self.loss.reduction == "mean":
+            weight = weight / weight.sum()
+        return weight.astype(self.t.dtype)
+
+    def to_device(self, network: Sequential) -> Data:
+        """Copy the data to the network's device, once."""
+        move = network.device.kernels.from_host
+        return Data(move(self.x), move(self.t), None if self.weight is None else move(self.weight[:, None]))
+
+
+def fit(
+    network: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    loss: str | Loss,
+    optimizer: str | Optimizer,
+    batch_size: int | None,
+    steps: int | None,
+    epochs: int | None,
+    sampling: str,
+    validation_data: tuple[Any, ...] | None,
+    sample_weight: Any,
+    callbacks: Callback | Callable[[Progress], Any] | Iterable[Any],
+    plan: str | Plan | None,
+    log_every: int | None,
+) -> History:
+    """Train a network; see `Sequential.fit`."""
+    problem = Problem.check(network, x, y, loss, sample_weight)
+    resolved = _optimizers.optimizer(optimizer)
+    work = describe(network, problem, resolved, batch_size, steps, epochs, sampling)
+    chosen = choose(work, plan)
+    validation = None
+    if validation_data is not None:
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise TypeError("validation_data must be (x, y) or (x, y, sample_weight)")
+        validation = Problem.check(network, *validation_data[:2], problem.loss, *validation_data[2:])
+    log_every = -(-work.steps // LOGS) if log_every is None else _positive("log_every", log_every)
+    checked = check_callbacks(callbacks)
+
+    kernels = network.device.kernels
+    with kernels.device_scope(network.device.index), np.errstate(all="ignore"):  # a NaN is reported at its step
+        run = ComposedRun(
+            network,
+            problem.loss,
+            resolved,
+            problem.to_device(network),
+            batch_size=work.batch_size,
+            sampling=sampling,
+            seed=network.next_fit_seed(),
+        )
+        validate = None if validation is None else partial(evaluate, network, validation)
+        return _run(run, chosen, log_every, checked, validate)
+
+
+def describe(
+    network: Sequential,
+    problem: Problem,
+    optimizer: Optimizer,
+    batch_size: int | None,
+    steps: int | None,
+    epochs: int | None,
+    sampling: str,
+) -> Work:
+    """Check the size of a run and return what its plan depends on."""
+    n_rows = len(problem.t)
+    check_sampling(sampling)
+    batch_size = n_rows if batch_size is None else _positive("batch_size", batch_size)
+    if batch_size > n_rows:
+        raise ValueError(
+            f"batch_size is {batch_size}, but the data has {n_rows} rows. Use batch_size=None for all rows."
+        )
+    if steps is not None and epochs is not None:
+        raise TypeError("give steps or epochs, not both")
+    if steps is None:
+        steps = _positive("epochs", 1 if epochs is None else epochs) * steps_per_epoch(n_rows, batch_size)
+    return Work(
+        device=network.device,
+        layers=tuple((layer.n_in, layer.n_out, layer.activation_name) for layer in network.layers),
+        loss=problem.loss.kernel(network.layers[-1].activation_name),
+        optimizer=optimizer.kernel,
+        dtype=network.dtype,
+        n_rows=n_rows,
+        batch_size=batch_size,
+        steps=_positive("steps", steps),
+        n_parameters=network.n_parameters,
+        n_state=len(optimizer.state),
+    )
+
+
+def _run(
+    run: ComposedRun, plan: Plan, log_every: int, callbacks: list[Callback], validate: Callable[[], float] | None
+) -> History:
+    """Advance chunk by chunk; log, check and call back where a chunk ends."""
+    history = History(run.network.device, plan)
+    progress = Progress(run.network, plan.work.steps)
+    start = time.perf_counter()
+    for callback in callbacks:
+        callback.on_train_begin(progress)
+    logged, total = 0, 0.0
+    while progress.step < progress.steps and not progress.stopped:
+        count = min(plan.chunk, progress.steps - progress.step, log_every - (progress.step - logged))
+        total += _advance(run, progress.step, count)
+        progress.step += count
+        if progress.step - logged == log_every or progress.step == progress.steps:
+            progress.loss = total / (progress.step - logged)
+            progress.validation_loss = None if validate is None else validate()
+            history.log(progress.step, progress.loss, progress.validation_loss)
+            logged, total = progress.step, 0.0
+            for callback in callbacks:
+                callback.on_log(progress)
+    for callback in callbacks:
+        callback.on_train_end(progress)
+    history.seconds = time.perf_counter() - start
+    return history
+
+
+def _advance(run: ComposedRun, first: int, count: int) -> float:
+    """Advance by a chunk and return the sum of its losses; if that fails, leave the last good weights."""
+    run.keep()
+    try:
+        run.advance(first, count)
+        if run.finite():
+            return run.take_loss()
+    except BaseException:  # Ctrl-C too: half a step must not be left behind
+        run.restore()
+        raise
+    run.restore()
+    for step in range(first, first + count):  # the same bits again, one step at a time
+        run.keep()
+        run.advance(step, 1)
+        if not run.finite():
+            run.restore()
+            raise DivergenceError(step)
+    raise AssertionError("a replayed chunk must repeat its bits")  # pragma: no cover
+
+
+def evaluate(network: Sequential, problem: Problem) -> float:
+    """Return the loss over a whole data set, without dropout."""
+    kernels, last = network.device.kernels, network.layers[-1].activation_name
+    loss = getattr(kernels, f"{problem.loss.kernel(last)}_forward")
+    total, factors = kernels.empty((), np.float64), problem.factors()
+    kernels.fill(0, out=total)
+    for rows in _blocks(len(problem.t)):
+        x, t, weight = (kernels.from_host(part[rows]) for part in (problem.x, problem.t, factors))
+        forward = Forward(network, x, last_activation=not problem.loss.from_z(last))
+        _call_all([*forward.calls, partial(loss, forward.output, t, weight, out=total, **problem.loss.scalars)])
+    return float(kernels.to_host(total))
+
+
+def loss_and_gradients(network: Sequential, problem: Problem) -> tuple[float, dict[str, Array]]:
+    """Return the loss over a whole data set and its gradients, without dropout."""
+    kernels = network.device.kernels
+    total, gradient = kernels.empty((), np.float64), kernels.empty(network.parameters.flat.shape, network.dtype)
+    kernels.fill(0, out=total)
+    x, t, weight = (kernels.from_host(part) for part in (problem.x, problem.t, problem.factors()))
+    _call_all(Step(network, problem.loss, x, t, weight, gradient=gradient, total=total).calls)
+    return float(kernels.to_host(total)), network.parameters.layout.views(gradient)
+
+
+def predict(network: Sequential, x: Array) -> Array:
+    """Return the output for rows on the network's device, (rows, n_out)."""
+    kernels = network.device.kernels
+    out = kernels.empty((x.shape[0], network.n_out), network.dtype)
+    for rows in _blocks(x.shape[0]):
+        forward = Forward(network, x[rows])
+        _call_all([*forward.calls, partial(kernels.copy, forward.output, out=out[rows])])
+    return out
+
+
+def _blocks(n_rows: int) -> list[slice]:
+    return [slice(start, min(start + ROWS_AT_ONCE, n_rows)) for start in range(0, n_rows, ROWS_AT_ONCE)]
+
+
+def _call_all(calls: Iterable[Call]) -> None:
+    with np.errstate(all="ignore"):
+        for call in calls:
+            call()
+
+
+def _positive(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, not {number}")
+    return number
