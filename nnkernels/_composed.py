@@ -165,11 +165,12 @@ class ComposedRun:
         calls: list[Call] = []
         if optimizer.l1 or optimizer.l2:
             gradients = parameters.layout.views(self.gradient)
-            calls += [
+            penalties: list[Call] = [
                 partial(kernels.penalty_backward, weight, l1=optimizer.l1, l2=optimizer.l2, out=gradients[name])
                 for name, weight in parameters.items()
                 if name.endswith("weight")
             ]
+            calls += penalties
         if optimizer.clip_value is not None:
             calls.append(partial(kernels.clip_by_value, self.gradient, optimizer.clip_value))
         if optimizer.clip_norm is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 from typing import NamedTuple
 
-FUNCTIONS = frozenset("exp expm1 log log1p tanh sqrt abs sign floor min max where".split())
+FUNCTIONS = frozenset(["exp", "expm1", "log", "log1p", "tanh", "sqrt", "abs", "sign", "floor", "min", "max", "where"])
 
 
 class Formula(NamedTuple):

@@ -359,9 +359,8 @@ def _check_chain(layers: tuple[Dense, ...]) -> None:
         if not isinstance(layer, Dense):
             raise TypeError(f"layer {number} must be a Dense, not {layer!r}")
         if number and layer.n_in != layers[number - 1].n_out:
-            raise ShapeError(
-                f"layer {number} takes {layer.n_in} inputs, but layer {number - 1} has {layers[number - 1].n_out} outputs"
-            )
+            before = layers[number - 1].n_out
+            raise ShapeError(f"layer {number} takes {layer.n_in} inputs, but layer {number - 1} has {before} outputs")
         if number < len(layers) - 1 and layer.activation == "softmax":
             raise ValueError(f'layer {number} has activation="softmax", which only the last layer can have')
     if layers[-1].dropout:
@@ -370,7 +369,7 @@ def _check_chain(layers: tuple[Dense, ...]) -> None:
 
 def _check_dtype(dtype: Any) -> str:
     try:
-        name = np.dtype(dtype).name
+        name = str(np.dtype(dtype).name)
     except TypeError:
         name = str(dtype)
     if name not in DTYPES:

@@ -16,9 +16,10 @@ _REQUIRED: Any = object()
 
 @dataclass_transform(frozen_default=True)
 class Record:
-    """Base of the descriptions: annotated names are fields, their values defaults; after ``_: KW_ONLY`` by keyword only.
+    """Base of the descriptions: annotated names are fields, their values defaults.
 
-    Two records are equal if their classes and fields are; a field is not assigned to, but `replace` copies with changes.
+    Fields after ``_: KW_ONLY`` are given by keyword only. Two records are equal if their classes and fields are. A
+    field is not assigned to; `replace` copies with changes.
     """
 
     _defaults: ClassVar[dict[str, Any]] = {}
@@ -26,7 +27,7 @@ class Record:
 
     def __init_subclass__(cls) -> None:
         defaults, keyword_only, after_marker = dict(cls._defaults), set(cls._keyword_only), False
-        for name, annotation in cls.__dict__.get("__annotations__", {}).items():
+        for name, annotation in cls.__dict__.get("__annotations__", {}).items():  # noqa: RUF063 - for inspect's sake
             if "KW_ONLY" in str(annotation):
                 after_marker = True
             elif "ClassVar" not in str(annotation):

@@ -148,7 +148,8 @@ def fit(
     if validation_data is not None:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise TypeError("validation_data must be (x, y) or (x, y, sample_weight)")
-        validation = Problem.check(network, *validation_data[:2], problem.loss, *validation_data[2:])
+        weight = validation_data[2] if len(validation_data) == 3 else None
+        validation = Problem.check(network, validation_data[0], validation_data[1], problem.loss, weight)
     log_every = -(-work.steps // LOGS) if log_every is None else _positive("log_every", log_every)
     checked = check_callbacks(callbacks)
 

@@ -125,7 +125,7 @@ class Step:
         forward = Forward(network, x, slopes=True, last_activation=not from_z, dropout=dropout)
         p = forward.output
         delta = kernels.empty(p.shape, network.dtype)
-        self.calls = [
+        self.calls: list[Call] = [
             *forward.calls,
             partial(getattr(kernels, f"{name}_forward"), p, t, weight, out=total, **loss.scalars),
             partial(getattr(kernels, f"{name}_backward"), p, t, weight, out=delta, **loss.scalars),

@@ -1,8 +1,8 @@
 """Which backends there are, and how one is loaded. Nothing is imported before it is used.
 
-A backend is a module that satisfies the Protocol in `nnkernels.backends.protocol`. The shipped ones stand in `BUILTIN`; a
-third party's is found through the entry-point group ``nnkernels.backends`` of its installed package, and its entry-point
-name is its device name.
+A backend is a module that satisfies the Protocol in `nnkernels.backends.protocol`. The shipped ones stand in
+`BUILTIN`; a third party's is found through the entry-point group ``nnkernels.backends`` of its installed package, and
+its entry-point name is its device name.
 """
 
 from __future__ import annotations

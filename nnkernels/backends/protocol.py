@@ -103,7 +103,7 @@ class Kernels(Protocol):
     gelu_forward: Forward
 
     def activation_backward(self, da: Array, slope: Array, *, out: Array) -> None:
-        """``out = da * slope``, for every elementwise activation; ``out`` may be ``da``. Dropout masks multiply by it."""
+        """``out = da * slope``, for every elementwise activation and dropout mask; ``out`` may be ``da``."""
 
     def softmax_forward(self, z: Array, *, out: Array) -> None:
         """``out = exp(z) / sum(exp(z))`` over the last axis, without overflow."""

@@ -10,7 +10,7 @@ INSTALL = "Install it: pip install 'nnkernels[cuda13]' (or 'nnkernels[cuda12]' f
 
 
 def check_cuda() -> None:
-    """Raise `BackendUnavailable` unless CuPy is installed, a driver runs, a GPU is visible, and the kernels are there."""
+    """Raise `BackendUnavailable` unless there are CuPy, a driver that fits it, a visible GPU, and our kernels."""
     if find_spec("cupy") is None:
         raise BackendUnavailable("cuda", "needs CuPy, which is not installed", INSTALL)
     try:
@@ -28,9 +28,10 @@ def check_cuda() -> None:
         count = runtime.getDeviceCount()
     except runtime.CUDARuntimeError as error:
         if "InsufficientDriver" in str(error):
+            needed = _version(runtime.runtimeGetVersion())
             raise BackendUnavailable(
                 "cuda",
-                f"has a driver for CUDA {_version(driver)}, older than CuPy's CUDA {_version(runtime.runtimeGetVersion())}",
+                f"has a driver for CUDA {_version(driver)}, older than CuPy's CUDA {needed}",
                 "Update the driver, or install the CuPy that fits it: pip install 'nnkernels[cuda12]'",
             ) from error
         if "NoDevice" not in str(error):

@@ -1,0 +1,1 @@
+"""The Numba backend: the reference's kernels, compiled."""

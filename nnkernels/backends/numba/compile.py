@@ -77,7 +77,7 @@ def _warn_uncached(error: str) -> None:
 
 
 def kernel(function: Function) -> Function:
-    """Compile a kernel: without the GIL, division as NumPy divides (no exception branch in the loop), cached on disk."""
+    """Compile a kernel: without the GIL, cached on disk, dividing as NumPy does (a raising division is no vector)."""
     compiled = numba.njit(nogil=True, error_model="numpy")(function)
     try:
         if "NUMBA_JIT_COVERAGE" not in os.environ:  # a cached kernel is not compiled, so its lines would not be seen

@@ -33,8 +33,7 @@ def half_squared_error_forward(p: Array, t: Array, weight: Array, *, out: Array)
 @kernel
 def half_squared_error_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of half_squared_error with respect to p."""
-    T = p.dtype.type
-    n, rows = p.shape[-1], weight.shape[-1]
+    n = p.shape[-1]
     for row in range(weight.size):
         for k in range(n):
             i = row * n + k
@@ -65,7 +64,7 @@ def mean_squared_error_forward(p: Array, t: Array, weight: Array, *, out: Array)
 def mean_squared_error_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of mean_squared_error with respect to p."""
     T = p.dtype.type
-    n, rows = p.shape[-1], weight.shape[-1]
+    n = p.shape[-1]
     for row in range(weight.size):
         for k in range(n):
             i = row * n + k
@@ -96,7 +95,7 @@ def absolute_error_forward(p: Array, t: Array, weight: Array, *, out: Array) -> 
 def absolute_error_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of absolute_error with respect to p."""
     T = p.dtype.type
-    n, rows = p.shape[-1], weight.shape[-1]
+    n = p.shape[-1]
     for row in range(weight.size):
         for k in range(n):
             i = row * n + k
@@ -128,7 +127,7 @@ def huber_forward(p: Array, t: Array, weight: Array, *, out: Array, delta: float
 def huber_backward(p: Array, t: Array, weight: Array, *, out: Array, delta: float) -> None:
     """Slope of huber with respect to p."""
     T = p.dtype.type
-    n, rows = p.shape[-1], weight.shape[-1]
+    n = p.shape[-1]
     for row in range(weight.size):
         for k in range(n):
             i = row * n + k
@@ -160,7 +159,7 @@ def poisson_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
 def poisson_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of poisson with respect to p."""
     T = p.dtype.type
-    n, rows = p.shape[-1], weight.shape[-1]
+    n = p.shape[-1]
     for row in range(weight.size):
         for k in range(n):
             i = row * n + k
@@ -190,7 +189,7 @@ def poisson_rate_forward(p: Array, t: Array, weight: Array, *, out: Array) -> No
 def poisson_rate_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of poisson_rate with respect to p."""
     T = p.dtype.type
-    n, rows = p.shape[-1], weight.shape[-1]
+    n = p.shape[-1]
     for row in range(weight.size):
         for k in range(n):
             i = row * n + k
@@ -220,7 +219,7 @@ def binary_cross_entropy_forward(p: Array, t: Array, weight: Array, *, out: Arra
 def binary_cross_entropy_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of binary_cross_entropy with respect to p."""
     T = p.dtype.type
-    n, rows = p.shape[-1], weight.shape[-1]
+    n = p.shape[-1]
     for row in range(weight.size):
         for k in range(n):
             i = row * n + k

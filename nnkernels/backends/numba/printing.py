@@ -18,7 +18,7 @@ from nnkernels.backends.protocol import Array
 
 
 class NumbaDialect(Dialect):
-    """Constants carry the array's type `T`: a bare 1.0 is a float64 and would make float32 kernels compute in double."""
+    """Constants carry the array's type `T`: a bare 1.0 is a float64, and float32 kernels would compute in double."""
 
     functions = {name: f"math.{name}" for name in FUNCTIONS} | {
         "abs": "abs",
@@ -26,14 +26,12 @@ class NumbaDialect(Dialect):
         "min": "np.minimum",  # these two keep NaN, Python's own do not
         "max": "np.maximum",
     }
-    preambles = {
-        "activations": IMPORTS.format(numpy="\nimport numpy as np\n"),
-        "losses": IMPORTS.format(numpy="\nimport numpy as np\n"),
-        "optimizers": IMPORTS.format(numpy=""),
+    preambles = dict.fromkeys(("activations", "losses"), IMPORTS.format(numpy="\nimport numpy as np\n")) | {
+        "optimizers": IMPORTS.format(numpy="")
     }
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        return ast.parse(f"T({node.value})", mode="eval").body
+        return ast.Call(ast.Name("T"), [node], [])
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if isinstance(node.func, ast.Name) and node.func.id == "where":
@@ -63,18 +61,18 @@ class NumbaDialect(Dialect):
         forward, backward = (
             assignments(cls, needed(formula.statements(), [result]), {}, names) for result in ("loss", "slope")
         )
-        sizes = ["T = p.dtype.type", "n, rows = p.shape[-1], weight.shape[-1]"]
         load = ["i = row * n + k", "p_i, t_i = p.flat[i], t.flat[i]"]
         return (
             "@kernel\n"
             + signature(f"{name}_forward", arguments)
-            + lines([f'"""{formula.summary}"""', *sizes, "for network in range(out.size):", "    total = 0.0"], 4)
+            + lines([f'"""{formula.summary}"""', *typed(forward), "n, rows = p.shape[-1], weight.shape[-1]"], 4)
+            + lines(["for network in range(out.size):", "    total = 0.0"], 4)
             + lines(["for row in range(network * rows, (network + 1) * rows):", "    for k in range(n):"], 8)
             + lines([*load, *forward, "total += weight.flat[row] * loss"], 16)
             + lines(["out.flat[network] += total"], 8)
             + "\n\n@kernel\n"
             + signature(f"{name}_backward", arguments)
-            + lines([f'"""Slope of {name} with respect to p."""', *sizes], 4)
+            + lines([f'"""Slope of {name} with respect to p."""', *typed(backward), "n = p.shape[-1]"], 4)
             + lines(["for row in range(weight.size):", "    for k in range(n):"], 4)
             + lines([*load, *backward, "out.flat[i] = weight.flat[row] * slope"], 12)
         )
@@ -100,3 +98,8 @@ class NumbaDialect(Dialect):
             + lines(["for i in range(network * size, (network + 1) * size):"], 8)
             + lines([load, *assignments(cls, formula.statements(), elements, names), *save], 12)
         )
+
+
+def typed(body: list[str]) -> list[str]:
+    """Define T where the code uses it."""
+    return ["T = p.dtype.type"] if any("T(" in line for line in body) else []
