@@ -68,7 +68,7 @@ class StrictArray:
         self._array = array
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Any:
         """Shape."""
         return self._array.shape
 

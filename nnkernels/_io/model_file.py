@@ -6,13 +6,14 @@ parameters' bytes in order. Schema 1::
     {"schema": 1, "version": "0.1.0", "dtype": "float32", "seed": "0", "network": 0, "fits": 1,
      "layers": [{"n_in": 1, "n_out": 10, "activation": "sigmoid", "bias": false, "dropout": 0.0}, ...]}
 
-The tensors are the parameters under their names, "0.weight", "0.bias", ...
+The tensors are the parameters under their names, "0.weight", "0.bias", ... A network that was trained on a table has
+one more entry, ``"preprocessing"``: an object that says how columns become inputs and outputs become answers. It is
+`nnkernels._tables.model.Model` that writes and reads it; to `load` it means nothing.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,14 +25,17 @@ from nnkernels._sampling import Key
 from nnkernels._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from nnkernels._network import Sequential
 
 SCHEMA = 1
 LAYER_FIELDS = ("n_in", "n_out", "activation", "bias", "dropout")
 
 
-def save(network: Sequential, path: str | os.PathLike[str]) -> None:
-    """Write a network; see `Sequential.save`."""
+def save(network: Sequential, path: str | os.PathLike[str], preprocessing: Mapping[str, Any] | None = None) -> None:
+    """Write a network, and what belongs before and after it, as JSON; see `Sequential.save`."""
     import json
 
     from safetensors.numpy import save as to_bytes
@@ -46,6 +50,7 @@ def save(network: Sequential, path: str | os.PathLike[str]) -> None:
             "network": network.key.network,
             "fits": network.fits,
             "layers": [{name: getattr(layer, name) for name in LAYER_FIELDS} for layer in network.layers],
+            **({} if preprocessing is None else {"preprocessing": preprocessing}),
         },
         allow_nan=False,
     )
@@ -53,7 +58,7 @@ def save(network: Sequential, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], *, device: str | Device | None = None) -> Sequential:
-    """Read a network that `Sequential.save` wrote.
+    """Read a network that `Sequential.save` or `nnkernels train` wrote; of the latter, the network alone.
 
     Parameters
     ----------
@@ -83,6 +88,15 @@ def load(path: str | os.PathLike[str], *, device: str | Device | None = None) ->
     >>> bool((nnk.load(path, device="numpy").parameters["0.weight"] == net.parameters["0.weight"]).all())
     True
     """
+    return load_with_preprocessing(path, device=device)[0]
+
+
+def load_with_preprocessing(
+    path: str | os.PathLike[str], *, device: str | Device | None = None
+) -> tuple[Sequential, dict[str, Any] | None]:
+    """Read a network and the preprocessing that was saved with it, None without one; as `load`."""
+    from pathlib import Path
+
     from nnkernels._network import Sequential
 
     metadata, tensors = _read(Path(path))
@@ -94,12 +108,13 @@ def load(path: str | os.PathLike[str], *, device: str | Device | None = None) ->
         network.parameters.update({name: tensors[name] for name in network.parameters})
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path} is corrupt: its metadata does not describe its tensors ({error})") from error
-    return network
+    return network, metadata.get("preprocessing")
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     """Write beside, sync, then rename: a kill at any instant leaves the old file or the new one."""
     import tempfile
+    from pathlib import Path  # not above: it would be a fifth of the package's import time
 
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
