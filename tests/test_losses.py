@@ -119,7 +119,7 @@ def test_backward_is_the_weighted_complex_step_derivative(kernels, arrays, name,
     assert place.gaps_are_intact()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["mean_squared_error", "huber", "binary_cross_entropy", "categorical_cross_entropy"])
 def test_a_single_network_needs_no_leading_axis(kernels, arrays, name):
     rng = np.random.default_rng(5)
     p = rng.uniform(0.5, 3, (6, 4)).astype(np.float32)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnkernels._callbacks import Progress
+from nnkernels._demos.text import paragraph
 from nnkernels._device import Device
 from nnkernels._layers import Dense
 from nnkernels._losses import BinaryCrossEntropy
@@ -70,17 +71,22 @@ def run(*, balanced: bool = False, device: str | Device | None = None, steps: in
 def story(result: Result) -> str:
     """Return what happened, in words and numbers."""
     ones, steps = sum(result.data), len(result.parameters) - 1
-    lines = [
-        f"A 1-1-1 network, sigmoids and biases, all zeros, learns to give back {ones} ones and "
-        f"{len(result.data) - ones} zeros:",
-        f"summed binary cross-entropy, full batch, learning rate 0.5, float32, on {result.device}.",
-        "",
-        "         step " + "".join(f"{name:>14}" for name in NAMES),
-    ]
-    for step in [step for step in (0, 1, 2, 5, 10, steps) if step <= steps]:
-        lines.append(f"{step:13d} " + "".join(f"{value:14.7f}" for value in result.parameters[step]))
-    lines += [f"batches of 1  {''.join(f'{value:14.7f}' for value in result.one_by_one)}   (after as many steps)", ""]
-    return "\n".join([*lines, _balanced_end(result) if not result.gradients.any() else _moving_end(result)])
+    rows = {f"{step:d}": result.parameters[step] for step in (0, 1, 2, 5, 10, steps) if step <= steps}
+    rows[f"{steps}, of one row each"] = result.one_by_one
+    return "\n".join(
+        [
+            paragraph(
+                f"A 1-1-1 network, sigmoids and biases, all zeros, learns to give back {ones} ones and",
+                f"{len(result.data) - ones} zeros: summed binary cross-entropy, full batch, learning rate 0.5,",
+                f"float32, on {result.device}.",
+            ),
+            "",
+            f"{'steps':>19}" + "".join(f"{name:>13}" for name in NAMES),
+            *(f"{name:>19}" + "".join(f"{value:13.7f}" for value in values) for name, values in rows.items()),
+            "",
+            _end_moving(result) if result.gradients.any() else _end_balanced(result),
+        ]
+    )
 
 
 def picture(result: Result) -> Figure:
@@ -95,23 +101,23 @@ def picture(result: Result) -> Figure:
     return figure
 
 
-def _balanced_end(result: Result) -> str:
-    return (
-        "All four gradients are exactly 0, so nothing moves: with w1 = w2 = 0 the output is 0.5 for every input, which\n"
-        "is right on average, and neither weight alone can do better. That is a critical point, not convergence: the\n"
-        f"loss is {result.loss:.4f} = 12 log 2, that of guessing, and the perfect autoencoder has 0. Batches of one row\n"
-        "are not balanced and leave it at the first step; so do random initial weights."
+def _end_balanced(result: Result) -> str:
+    return paragraph(
+        "All four gradients are exactly 0, so nothing moves: with w1 = w2 = 0 the output is 0.5 for every input,",
+        "which is right on average, and a change of w1 changes nothing as long as w2 = 0. That is a critical point,",
+        f"not convergence: the loss is {result.loss:.4f} = 12 log 2, that of guessing, where a perfect autoencoder",
+        "has 0. Batches of one row are not balanced, and leave it at the first step; so do random initial weights.",
     )
 
 
-def _moving_end(result: Result) -> str:
+def _end_moving(result: Result) -> str:
     b1, w1, b2, w2 = result.gradients
-    return (
-        f"At the start only the output layer feels anything: the gradients are b1 {b1:g}, w1 {w1:g}, b2 {b2:g}, w2 {w2:g},\n"
-        "since the hidden layer's pass through w2 = 0. The first step makes w2 non-zero, and the second moves them all.\n"
-        f"After the last step 1 comes back as {result.prediction_of_1:.7f}, 0 as {result.prediction_of_0:.8f}; the loss is "
-        f"{result.loss:.4f}\n(guessing 0.5 has {len(result.data) * np.log(2):.4f}). "
-        "Two more zeros than ones are all that broke the tie: see --balanced."
+    return paragraph(
+        f"At the start only the output layer has gradients: b1 {b1:g}, w1 {w1:g}, b2 {b2:g}, w2 {w2:g}, since the",
+        "hidden layer's come through w2 = 0. The first step makes w2 non-zero; the second moves all four. In the",
+        f"end 1 comes back as {result.prediction_of_1:.7f} and 0 as {result.prediction_of_0:.8f}; the loss is",
+        f"{result.loss:.4f}, and guessing 0.5 has {len(result.data) * np.log(2):.4f}. Two more zeros than ones are",
+        "all that broke the tie: see --balanced.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnkernels._callbacks import Progress
+from nnkernels._demos.text import paragraph
 from nnkernels._device import Device
 from nnkernels._layers import Dense
 from nnkernels._losses import MeanSquaredError
@@ -32,8 +33,8 @@ class Result(NamedTuple):
     """What happened.
 
     The first four are derivatives of C by (w3, b3, w2, b2), each (4,). `f_zero`, `f_against` and `f_along` are outputs
-    for the input 2 at zero weights, after a step against the gradient and after one along it. `f_even` and `f_odd` (10,)
-    are outputs after training on even numbers alone; `f_both` (20,) those after training on 0 to 19, labeled.
+    for the input 2 at zero weights, after a step against the gradient and after one along it. `f_even` and `f_odd`,
+    (10,), are outputs after training on even numbers alone; `f_both`, (20,), after training on 0 to 19 with labels.
     """
 
     device: str
@@ -107,22 +108,23 @@ def central_difference(point: Values, h: float = 1e-5) -> Values:
 
 def story(result: Result) -> str:
     """Return what happened, in words and numbers."""
-    methods = {
-        "backpropagation": result.backpropagation,
-        "complex step": result.complex_step,
-        "central difference": result.central_difference,
-    }
-    lines = [
-        "f = sigma(w3 sigma(w2 x + b2) + b3) and C = (y - f)^2, float64, at x = 2, y = 1.",
-        "",
-        f"{'':20}" + "".join(f"{'dC/d' + name:>16}" for name in NAMES) + "   largest relative difference",
-        f"{'closed form':20}" + "".join(f"{value:16.12f}" for value in result.closed_form),
-    ]
-    for name, values in methods.items():
-        apart = np.max(np.abs(values / result.closed_form - 1))
-        lines.append(f"{name:20}" + "".join(f"{value:16.12f}" for value in values) + f"   {apart:.1e}")
+    others = (result.backpropagation, result.complex_step, result.central_difference)
+    apart = [np.abs(values / result.closed_form - 1) for values in others]
     return "\n".join(
-        [*lines, f"{'':20}(backpropagation on {result.device})", "", _direction(result), "", _lesson(result)]
+        [
+            "f = sigma(w3 sigma(w2 x + b2) + b3), C = (y - f)^2, float64, at x = 2 and y = 1.",
+            "",
+            f"{'':8}{'closed form':>16}   and relative to it, how far off are",
+            f"{'':8}{'':16}{'backpropagation':>18}{'complex step':>15}{'central difference':>20}",
+            *(
+                f"{'dC/d' + name:8}{exact:16.12f}{backward:18.1e}{complex_:15.1e}{central:20.1e}"
+                for name, exact, backward, complex_, central in zip(NAMES, result.closed_form, *apart, strict=True)
+            ),
+            "",
+            _direction(result),
+            "",
+            _lesson(result),
+        ]
     )
 
 
@@ -140,20 +142,20 @@ def picture(result: Result) -> Figure:
 
 
 def _direction(result: Result) -> str:
-    return (
-        f"At zero weights f = sigma(0) = {result.f_zero:g}. The target is 1. A step of 1 *against* the gradient makes f "
-        f"{result.f_against:.4f};\none along it, the sign forgotten, {result.f_along:.4f}: the wrong way."
+    return paragraph(
+        f"Backpropagation ran on {result.device}. At zero weights f = sigma(0) = {result.f_zero:g}, and the target",
+        f"is 1. A step of 1 *against* the gradient makes f {result.f_against:.4f}; one along it, the sign forgotten,",
+        f"{result.f_along:.4f}: the wrong way.",
     )
 
 
 def _lesson(result: Result) -> str:
-    return (
-        f"Trained on even numbers only, target 1, f passes {GOOD} on all of them after {result.steps:,} steps: "
-        f"{result.f_even.min():.4f} to {result.f_even.max():.4f}.\n"
-        f"On odd numbers, never seen, it is {result.f_odd.min():.4f} to {result.f_odd.max():.4f}. Nothing told it to say "
-        "anything but 1, and that is all\nit learned. With the odd numbers in the data as well (target 0) it ends at a loss "
-        f"of {result.loss_both:.3f}; always\nguessing 0.5 has 0.25. f only ever rises or only ever falls with x, so parity is "
-        "beyond this network."
+    return paragraph(
+        f"Trained on even numbers only, target 1, f passes {GOOD} on all of them after {result.steps:,} steps:",
+        f"{result.f_even.min():.4f} to {result.f_even.max():.4f}. On odd numbers, never seen, it is",
+        f"{result.f_odd.min():.4f} to {result.f_odd.max():.4f}. Nothing told it to say anything but 1, and that is",
+        f"all it learned. With the odd numbers as well, target 0, the loss ends at {result.loss_both:.4f}; always",
+        "guessing 0.5 has 0.25. f only ever rises or only ever falls with x, so parity is beyond this network.",
     )
 
 

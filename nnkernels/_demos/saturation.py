@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nnkernels._callbacks import Progress
+from nnkernels._demos.text import paragraph
 from nnkernels._device import Device, device
 from nnkernels._layers import Dense
 from nnkernels._losses import Loss, loss
@@ -63,26 +64,24 @@ def run(*, device: str | Device | None = None) -> Result:
 
 def story(result: Result) -> str:
     """Return what happened, in words and numbers."""
-    slope = result.slopes[-1]
-    lines = [
-        "A sigmoid a = sigma(w a'), w = 0.8, previous activation a' = 62.5, so z = 50; target y = 0, cost (a - y)^2.",
-        "",
-        "              a    a (1 - a)    the slope    dC/dw = 2 (a - y) slope 62.5",
-    ]
-    lines += [
-        f"{s.dtype:>8} {s.activation:7g} {s.naive:12g} {s.slope:12.4g}    {s.gradient:.4g}" for s in result.slopes
-    ]
-    lines += [
-        "",
-        "a rounds to 1, so a (1 - a) is exactly 0. The true slope is e^-50 / (1 + e^-50)^2, which both types can hold,",
-        f"and which the kernels on {result.device} compute. It does not help: a step changes w = 0.8 by {slope.gradient:.1e}, and the",
-        "next float64 is 1.1e-16 away, so w stays what it was, bit for bit. Even in exact arithmetic it would take",
-        f"{result.useless_steps:.1e} steps at a learning rate of 1. The slope is right; the setup is wrong. What changes it:",
-        "",
-        "  previous activation   loss                    first dC/dw   steps until a < 0.1 (rate 1)    w then",
-    ]
-    lines += [_remedy_line(remedy) for remedy in result.remedies]
-    return "\n".join([*lines, "", _moral()])
+    return "\n".join(
+        [
+            paragraph(
+                "A sigmoid a = sigma(w p), weight w = 0.8, previous activation p = 62.5, so z = 50; target y = 0,",
+                "quadratic cost C = (a - y)^2.",
+            ),
+            "",
+            f"{'':9}{'a':>3}{'a (1 - a)':>12}{'true slope':>13}{'dC/dw = 2 (a - y) slope p':>29}",
+            *(f"{s.dtype:9}{s.activation:3g}{s.naive:12g}{s.slope:13.3g}{s.gradient:29.3g}" for s in result.slopes),
+            "",
+            _explanation(result),
+            "",
+            f"{'p':10} {'cost':22}{'first dC/dw':>12}{'steps to a < 0.1':>19}{'w then':>9}",
+            *(_remedy_line(remedy) for remedy in result.remedies),
+            "",
+            _moral(),
+        ]
+    )
 
 
 def picture(result: Result) -> Figure:
@@ -155,16 +154,25 @@ def _gradient(network: Sequential, previous: float, cost: Loss) -> float:
     return float(gradients["0.weight"].reshape(-1)[0])
 
 
+def _explanation(result: Result) -> str:
+    return paragraph(
+        "a rounds to 1, so a (1 - a) is exactly 0. The true slope, e^-50 / (1 + e^-50)^2, fits both types, and the",
+        f"kernels on {result.device} compute it. The step is still useless: it would change w by",
+        f"{result.slopes[-1].gradient:.1e}, the next float64 after 0.8 is 1.1e-16 away, and so w stays what it was,",
+        f"bit for bit. Even exact arithmetic would take some {result.useless_steps:.0e} steps at a learning rate of",
+        "1. The derivative is right and the setup is wrong. What changes it, at that rate:",
+    )
+
+
 def _remedy_line(remedy: Remedy) -> str:
     steps = f"not in {MOST_STEPS:,}" if remedy.steps is None else f"{remedy.steps:,}"
     scaled = f"{remedy.previous:g}" + (" (scaled)" if remedy.previous != PREVIOUS else "")
-    name = remedy.loss.replace("_", " ")
-    return f"  {scaled:<21} {name:<22} {remedy.gradient:12.4g} {steps:>31} {remedy.weight:9.4g}"
+    return f"{scaled:10} {remedy.loss.replace('_', ' '):22}{remedy.gradient:12.3g}{steps:>19}{remedy.weight:9.3g}"
 
 
 def _moral() -> str:
-    return (
-        "Scaled inputs keep z where the sigmoid has a slope. A cross-entropy's gradient, (a - y) 62.5, has no slope in it\n"
-        "and so does not vanish; but on the raw input one step throws w far past where it was to go, into the opposite\n"
-        "saturation. Together they make steps of a sensible size."
+    return paragraph(
+        "A scaled input keeps z where the sigmoid has a slope. The cross-entropy's gradient, (a - y) p, has no",
+        "slope in it and cannot vanish this way; but on the raw input one step throws w far past where it had to",
+        "go, into the opposite saturation. Both together make steps of a sensible size.",
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnkernels._callbacks import Callback
+from nnkernels._demos.text import paragraph
 from nnkernels._device import Device
 from nnkernels._initializers import Uniform
 from nnkernels._layers import Dense
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 ROWS = 500
 STEPS = 500_000
 WARM_UP_STEPS = 100
+LEARNED = 0.1  #: of the variance; a smaller error counts as learned
 
 
 class Result(NamedTuple):
@@ -73,18 +75,22 @@ def run(
 def story(result: Result) -> str:
     """Return what happened, in words and numbers."""
     share = result.mean_squared_error / result.variance
-    lines = [
-        f"A 1-10-1 network, {'with' if result.biases else 'without'} biases, on sin(x) for x from 0 to {result.upper:g}, "
-        f"{'standardized' if result.scaled else 'as it is'}:",
-        f"{result.steps:,} steps of one row, learning rate 0.01, on {result.device} ({result.way}), "
-        f"{result.steps_per_second:,.0f} steps a second.",
-        "",
-        f"mean squared error  {result.mean_squared_error:.3g}",
-        f"variance of sin(x)  {result.variance:.3g}    (the error of always predicting the mean)",
-        f"their ratio         {share:.3g}",
-        "",
-    ]
-    return "\n".join([*lines, _verdict(result, share)])
+    return "\n".join(
+        [
+            paragraph(
+                f"A 1-10-1 network, {'with' if result.biases else 'without'} biases, on sin(x) for x from 0 to",
+                f"{result.upper:g}, {'standardized' if result.scaled else 'unscaled'}: {result.steps:,} steps of one",
+                f"row, learning rate 0.01, on {result.device} ({result.way}), {result.steps_per_second:,.0f} steps a",
+                "second.",
+            ),
+            "",
+            f"mean squared error  {result.mean_squared_error:.3g}",
+            f"variance of sin(x)  {result.variance:.3g}  (the error of always predicting the mean)",
+            f"their ratio         {share:.3g}",
+            "",
+            _end_learned(result) if share <= LEARNED else _end_not_learned(result),
+        ]
+    )
 
 
 def picture(result: Result) -> Figure:
@@ -106,30 +112,28 @@ def _network(bias: bool, device: str | Device | None, seed: int) -> Sequential:
     return Sequential(hidden, output, device=device, rng=seed)
 
 
-def _verdict(result: Result, share: float) -> str:
-    if share <= 0.1:
-        return _learned(result)
-    if result.scaled and result.biases:
-        return "It has begun to learn the sine; the error still falls, so more steps would help (--steps)."
-    missing = " and ".join(
-        words
-        for words, done in (("standardized inputs (--scale)", result.scaled), ("biases (--bias)", result.biases))
-        if not done
-    )
-    return (
-        "It has not learned the sine. Without biases every sigmoid has its middle at the input 0, so they can only bend\n"
-        "there; and at inputs far from 0 they are flat, so that hardly any gradient comes back through them.\n"
-        f"The way out: {missing}."
-        if not result.biases
-        else "It has not learned the sine. At inputs far from 0 the sigmoids are flat, and hardly any gradient comes back\n"
-        f"through them. The way out: {missing}."
-    )
-
-
-def _learned(result: Result) -> str:
-    if result.scaled and result.biases and result.upper > 3:
-        return (
-            "It has learned it: standardized inputs keep the sigmoids where they have a slope, and biases let each of\n"
-            "them bend at its own place. Without both (leave out --scale and --bias) the same network gets nowhere."
+def _end_learned(result: Result) -> str:
+    if result.upper < np.pi / 2:
+        return paragraph(
+            "It has learned it: on this range the sine is not far from a line, and sigmoids around the input 0 are",
+            "not, either.",
         )
-    return "It has learned it: on this range the sine is nearly a line through sigmoids that are nearly straight."
+    if result.scaled and result.biases:
+        return paragraph(
+            "It has learned it: standardized inputs keep the sigmoids where they have a slope, and biases let each",
+            "bend at its own place. Leave out --scale and --bias, and the same network gets nowhere.",
+        )
+    return "It has learned it."
+
+
+def _end_not_learned(result: Result) -> str:
+    if result.scaled and result.biases:
+        return "It has not learned the sine yet; more steps may help (--steps)."
+    reasons = []
+    if not result.scaled:
+        reasons.append(
+            "Far from the input 0 the sigmoids are flat, and hardly any gradient comes back through them: --scale."
+        )
+    if not result.biases:
+        reasons.append("Without biases all sigmoids have their middle at the input 0 and bend nowhere else: --bias.")
+    return paragraph("It has not learned the sine.", *reasons, "Both together are what it takes.")
