@@ -84,10 +84,11 @@ def _horner(result: str, variable: str, coefficients: tuple[float, ...]) -> str:
 # ---- activations: from z, the activation `a` and its slope da/dz -----------------------------------------------------
 
 ACTIVATIONS = {
+    # 1 * z, not z: a result is a new value, so that the slope can be written over z
     "identity": Formula(
         "a = z.",
         """
-        a = z
+        a = 1 * z
         slope = 1
         """,
     ),

@@ -97,7 +97,7 @@ class Glorot(_VarianceScaling):
     Examples
     --------
     >>> import numpy as np, nnkernels as nnk
-    >>> abs(nnk.Glorot().draw(np.random.default_rng(0), (3, 3))).max() < 1
+    >>> bool(abs(nnk.Glorot().draw(np.random.default_rng(0), (3, 3))).max() < 1)
     True
     """
 

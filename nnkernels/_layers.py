@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 
 from nnkernels._errors import ShapeError
 from nnkernels._formulas import ACTIVATIONS
-from nnkernels._initializers import Initializer, initializer
+from nnkernels._initializers import Initializer, Uniform, initializer
 from nnkernels._names import by_name
 from nnkernels._record import Record
 
@@ -48,8 +49,11 @@ class Dense(Record):
     dropout : float
         Share of this layer's outputs that is dropped at each training step, in [0, 1); the rest is scaled up by
         1 / (1 - dropout). Not for the last layer.
-    weight_initializer, bias_initializer : str or Initializer
-        How the parameters start; None is "he_normal" for relu and its relatives, else "glorot_uniform".
+    weight_initializer : str, Initializer or None
+        How the weights start; None is "he_normal" for relu and its relatives, else "glorot_uniform".
+    bias_initializer : str, Initializer or None
+        How the biases start; None is uniform within 1 / sqrt(n_in), as in PyTorch: it spreads the kinks of a layer with
+        few inputs, which zeros would put all in one place.
 
     Raises
     ------
@@ -71,7 +75,7 @@ class Dense(Record):
     bias: bool = True
     dropout: float = 0.0
     weight_initializer: str | Initializer | None = None
-    bias_initializer: str | Initializer = "zeros"
+    bias_initializer: str | Initializer | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_in", "n_out"):
@@ -83,11 +87,12 @@ class Dense(Record):
             raise ValueError(f"Dense: dropout must be in [0, 1), not {self.dropout!r}")
         activation = "identity" if self.activation is None else self.activation
         name = activation.name if isinstance(activation, Activation) else Activation(activation).name
-        usual = "he_normal" if name in RECTIFIERS else "glorot_uniform"
+        weight = "he_normal" if name in RECTIFIERS else "glorot_uniform"
+        bias = Uniform(-1 / math.sqrt(self.n_in), 1 / math.sqrt(self.n_in))
         self._set(
             activation=name,
-            weight_initializer=initializer(usual if self.weight_initializer is None else self.weight_initializer),
-            bias_initializer=initializer(self.bias_initializer),
+            weight_initializer=initializer(weight if self.weight_initializer is None else self.weight_initializer),
+            bias_initializer=initializer(bias if self.bias_initializer is None else self.bias_initializer),
         )
 
     @property

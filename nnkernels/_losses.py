@@ -70,7 +70,7 @@ class HalfSquaredError(Loss):
     Examples
     --------
     >>> import nnkernels as nnk
-    >>> net = nnk.Sequential(nnk.Dense(1, 1, weight_initializer="ones"), device="numpy")
+    >>> net = nnk.Sequential(nnk.Dense(1, 1, bias=False, weight_initializer="ones"), device="numpy")
     >>> net.loss_and_gradients([3.0], [1.0], loss=nnk.HalfSquaredError())[0]
     2.0
     """
@@ -85,7 +85,7 @@ class MeanSquaredError(Loss):
     Examples
     --------
     >>> import nnkernels as nnk
-    >>> net = nnk.Sequential(nnk.Dense(1, 1, weight_initializer="ones"), device="numpy")
+    >>> net = nnk.Sequential(nnk.Dense(1, 1, bias=False, weight_initializer="ones"), device="numpy")
     >>> net.loss_and_gradients([3.0], [1.0], loss=nnk.MeanSquaredError())[0]
     4.0
     """
@@ -100,7 +100,7 @@ class AbsoluteError(Loss):
     Examples
     --------
     >>> import nnkernels as nnk
-    >>> net = nnk.Sequential(nnk.Dense(1, 1, weight_initializer="ones"), device="numpy")
+    >>> net = nnk.Sequential(nnk.Dense(1, 1, bias=False, weight_initializer="ones"), device="numpy")
     >>> net.loss_and_gradients([3.0], [1.0], loss=nnk.AbsoluteError())[0]
     2.0
     """
@@ -120,7 +120,7 @@ class Huber(Loss):
     Examples
     --------
     >>> import nnkernels as nnk
-    >>> net = nnk.Sequential(nnk.Dense(1, 1, weight_initializer="ones"), device="numpy")
+    >>> net = nnk.Sequential(nnk.Dense(1, 1, bias=False, weight_initializer="ones"), device="numpy")
     >>> net.loss_and_gradients([3.0], [1.0], loss=nnk.Huber(delta=1.0))[0]
     1.5
     """
@@ -149,7 +149,7 @@ class Poisson(Loss):
     Examples
     --------
     >>> import nnkernels as nnk
-    >>> net = nnk.Sequential(nnk.Dense(1, 1, weight_initializer="zeros"), device="numpy")
+    >>> net = nnk.Sequential(nnk.Dense(1, 1, bias=False, weight_initializer="zeros"), device="numpy")
     >>> net.loss_and_gradients([3.0], [2], loss=nnk.Poisson())[0]  # log(rate) = 0
     1.0
     """
@@ -220,7 +220,8 @@ class BinaryCrossEntropy(_Classifier):
     Examples
     --------
     >>> import nnkernels as nnk
-    >>> net = nnk.Sequential(nnk.Dense(1, 1, activation="sigmoid", weight_initializer="zeros"), device="numpy")
+    >>> net = nnk.Sequential(nnk.Dense(1, 1, activation="sigmoid", bias=False), device="numpy")
+    >>> net.parameters["0.weight"] = [[0.0]]
     >>> round(net.loss_and_gradients([3.0], [1], loss=nnk.BinaryCrossEntropy())[0], 4)
     0.6931
     """
@@ -256,7 +257,8 @@ class CategoricalCrossEntropy(_Classifier):
     Examples
     --------
     >>> import nnkernels as nnk
-    >>> net = nnk.Sequential(nnk.Dense(1, 4, activation="softmax", weight_initializer="zeros"), device="numpy")
+    >>> net = nnk.Sequential(nnk.Dense(1, 4, activation="softmax", bias=False), device="numpy")
+    >>> net.parameters["0.weight"] = [[0.0] * 4]
     >>> round(net.loss_and_gradients([3.0], [2], loss=nnk.CategoricalCrossEntropy())[0], 4)
     1.3863
     """

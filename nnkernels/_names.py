@@ -12,7 +12,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean ...?" for a misspelt name, or nothing."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name, list(known), n=1)
+    close = get_close_matches(name, list(known), n=1, cutoff=0.7)  # "gpu" is not nearly "cpu"
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -53,10 +53,10 @@ class Parameters(Mapping[str, "Array"]):
     Examples
     --------
     >>> import nnkernels as nnk
-    >>> net = nnk.Sequential(nnk.Dense(2, 1, weight_initializer="ones"), device="numpy")
+    >>> net = nnk.Sequential(nnk.Dense(2, 1), device="numpy")
     >>> list(net.parameters)
     ['0.weight', '0.bias']
-    >>> net.parameters["0.weight"] = [[3.0], [4.0]]
+    >>> net.parameters.update({"0.weight": [[3.0], [4.0]], "0.bias": [0.0]})
     >>> net(([1.0, 1.0],))
     array([[7.]], dtype=float32)
     """

@@ -97,6 +97,7 @@ def picture(result: Result) -> Figure:
     axes = figure.add_subplot(xlabel="step", ylabel="value", title=f"1-1-1 autoencoder, {sum(result.data)} ones of 12")
     for name, values in zip(NAMES, result.parameters.T, strict=True):
         axes.plot(values, label=name)
+    axes.locator_params("x", integer=True)
     axes.legend()
     return figure
 

@@ -91,12 +91,12 @@ def picture(result: Result) -> Figure:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="z", ylabel="slope of the sigmoid", yscale="log", ylim=(1e-27, 1))
     z = np.linspace(0, 60, 601)
-    for dtype, style in (("float32", ":"), ("float64", "--")):
+    for dtype, width in (("float64", 9), ("float32", 4)):
         a = 1 / (1 + np.exp(-z.astype(dtype)))
         naive = a * (1 - a)
-        axes.plot(z[naive > 0], naive[naive > 0], style, label=f"a (1 - a) in {dtype}, then 0", linewidth=2.5)
+        axes.plot(z[naive > 0], naive[naive > 0], label=f"a (1 - a) in {dtype}, then 0", linewidth=width, alpha=0.6)
     e = np.exp(-z)
-    axes.plot(z, e / (1 + e) ** 2, label="true", color="0.5", zorder=0)
+    axes.plot(z, e / (1 + e) ** 2, label="true", color="black", linewidth=1)
     axes.plot(50, result.slopes[-1].slope, "ko", label="here: z = 50")
     axes.legend()
     return figure

@@ -67,10 +67,16 @@ class Study:
         Which rows are for what.
     reason : str
         What the target is like.
+    is_text : bool
+        Whether the target is text, which only a classification can have.
+    notes : list of str
+        What was found on the way and ought to be known.
     """
 
-    def __init__(self, model: Model, x: Matrix, t: Column, parts: Parts, reason: str) -> None:
-        self.model, self.x, self.t, self.parts, self.reason = model, x, t, parts, reason
+    def __init__(self, model: Model, x: Matrix, t: Column, parts: Parts, table: Table) -> None:
+        self.model, self.x, self.t, self.parts = model, x, t, parts
+        self.reason, self.notes = tell_task(table, model.target.name)[1], table.notes
+        self.is_text = table.column(model.target.name).dtype == object
 
 
 class Scores(Record):
@@ -104,8 +110,7 @@ def prepare(table: Table, target: str, settings: Settings) -> Study:
         rows = "1 row" if table.n_rows == 1 else f"{table.n_rows} rows"
         raise DataError(f"{table.path} has {rows}; to train, validate and test takes at least {MIN_ROWS}")
     table = _with_target(table, target)
-    told, reason = tell_task(table, target)
-    task = settings.task or told
+    task = settings.task or tell_task(table, target)[0]
     spec = learn_target(table, target, task, settings.loss)
     labels = spec.encode(table.column(target)) if isinstance(spec, Classification) else None
     parts = split(table.n_rows, labels, settings.seed)
@@ -114,7 +119,7 @@ def prepare(table: Table, target: str, settings: Settings) -> Study:
     columns = learn_columns(table, target, parts.train, table.notes)
     x = encode_columns(table, columns, table.notes)
     model = Model(build(x.shape[1], spec, settings), columns, spec)
-    return Study(model, x, spec.encode(table.column(target)), parts, reason)
+    return Study(model, x, spec.encode(table.column(target)), parts, table)
 
 
 def split(n_rows: int, labels: Column | None, seed: int) -> Parts:

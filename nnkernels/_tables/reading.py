@@ -63,7 +63,8 @@ class Table:
         """
         if name in self.columns:
             return self.columns[name]
-        hint = nearest(name, self.columns)
+        same = [known for known in self.columns if known.casefold() == name.casefold()]
+        hint = f" Did you mean {same[0]!r}?" if same else nearest(name, self.columns)
         if len(self.columns) == 1:
             hint += f" It has one column, so its delimiter is perhaps not {self.delimiter!r}: see --delimiter."
         known = ", ".join(list(self.columns)[:20]) + (", ..." if len(self.columns) > 20 else "")
@@ -83,7 +84,13 @@ class Table:
             return f"line {next(islice(lines, row + 1, None))} of {self.path}"
 
 
-def read_table(path: str | PathLike[str], *, delimiter: str | None = None, ignore: tuple[str, ...] = ()) -> Table:
+def read_table(
+    path: str | PathLike[str],
+    *,
+    delimiter: str | None = None,
+    ignore: tuple[str, ...] = (),
+    only: tuple[str, ...] | None = None,
+) -> Table:
     r"""Read delimited text with a header: numbers by NumPy, all else by pandas or, without it, cell by cell.
 
     Parameters
@@ -94,6 +101,8 @@ def read_table(path: str | PathLike[str], *, delimiter: str | None = None, ignor
         One character; None tells it from the first lines, and notes it unless it is a comma.
     ignore : tuple of str
         Columns that are left out.
+    only : tuple of str or None
+        Columns that are looked into; the others may hold anything. None is all of them.
 
     Returns
     -------
@@ -140,7 +149,9 @@ def read_table(path: str | PathLike[str], *, delimiter: str | None = None, ignor
         table.column(min(unknown))
     if not table.columns:
         raise DataError(f"{path} has no named columns left")
-    table.columns = {name: _settle(table, name, column) for name, column in table.columns.items()}
+    for name, column in table.columns.items():
+        if only is None or name in only:
+            table.columns[name] = _settle(table, name, column)
     return table
 
 

@@ -19,7 +19,7 @@ def identity_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     T = z.dtype.type
     for i in range(z.size):
         z_i = z.flat[i]
-        out.flat[i] = z_i
+        out.flat[i] = T(1) * z_i
         if slope is not None:
             slope.flat[i] = T(1)
 

@@ -41,6 +41,8 @@ def philox(seed: int, stream: int, network: Any, layer: int, step: Any, item: An
 
 def draw_indices(seed: int, network: int, first_step: int, *, sampling: str, n_rows: int, out: Array) -> None:
     """Write the rows of each step's batch; see the Protocol."""
+    if out.size == 0:
+        return
     *leading, count, batch = out.shape
     networks = network + np.arange(int(np.prod(leading))).reshape(*leading, 1, 1)
     steps = first_step + np.arange(count)[:, None]
