@@ -52,7 +52,7 @@ class StepSchedule(Schedule):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive(self, "every")
+        _positive(self, "every", "gamma")
 
     def factor(self, step: Floats) -> Floats:
         return self.gamma ** np.floor(step / self.every)
@@ -69,6 +69,9 @@ class ExponentialSchedule(Schedule):
     """
 
     gamma: float
+
+    def __post_init__(self) -> None:
+        _positive(self, "gamma")
 
     def factor(self, step: Floats) -> Floats:
         return self.gamma**step
@@ -89,6 +92,8 @@ class CosineSchedule(Schedule):
 
     def __post_init__(self) -> None:
         _positive(self, "steps")
+        if not 0 <= self.end < math.inf:
+            raise ValueError(f"CosineSchedule: end must be at least 0 and finite, not {self.end}")
 
     def factor(self, step: Floats) -> Floats:
         angle = math.pi * np.minimum(step / self.steps, 1)
@@ -127,6 +132,9 @@ class InverseScaling(Schedule):
 
     power: float = 0.5
 
+    def __post_init__(self) -> None:
+        _positive(self, "power")
+
     def factor(self, step: Floats) -> Floats:
         return (step + 1) ** -self.power
 
@@ -139,6 +147,8 @@ def schedule(spec: str | Schedule) -> Schedule:
     return by_name("schedule", spec, Schedule, NAMES)
 
 
-def _positive(description: Any, field: str) -> None:
-    if not getattr(description, field) > 0:
-        raise ValueError(f"{type(description).__name__}: {field} must be positive, not {getattr(description, field)}")
+def _positive(description: Any, *fields: str) -> None:
+    for field in fields:
+        if not 0 < getattr(description, field) < math.inf:
+            value = getattr(description, field)
+            raise ValueError(f"{type(description).__name__}: {field} must be positive and finite, not {value}")

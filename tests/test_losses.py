@@ -234,6 +234,14 @@ def test_categorical_cross_entropy_slope_keeps_its_accuracy_at_every_label(kerne
                 assert_within_ulp(slope[0, label, k], rest / sum(powers), dtype, "loss_slope")
 
 
+@pytest.mark.parametrize("logits", [(40, 0), (20, 0, 0), (70, -10)])
+def test_the_loss_of_a_right_and_certain_answer_is_small_and_not_zero(kernels, arrays, dtype, logits):
+    p, t = np.array([[logits]], dtype), np.eye(len(logits), dtype=dtype)[None, :1]
+    loss = forward(kernels, arrays(), "categorical_cross_entropy", p, t, np.ones((1, 1), dtype))[0]
+    exact = np.log1p(np.exp(np.array(logits[1:], float) - logits[0]).sum())
+    np.testing.assert_allclose(loss, exact, rtol=1e-6)
+
+
 def test_the_slope_of_a_right_and_certain_answer_is_small_and_not_zero(kernels, arrays, dtype):
     p, t = np.array([[[40, 0]]], dtype), np.array([[[1, 0]]], dtype)
     slope = backward(kernels, arrays(), "categorical_cross_entropy", p, t, np.ones((1, 1), dtype))

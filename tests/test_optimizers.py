@@ -323,9 +323,25 @@ def test_a_schedule_without_required_arguments_has_a_name(name, first_rates):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "argument"), [(nnk.StepSchedule, "every"), (nnk.CosineSchedule, "steps"), (nnk.WarmUp, "steps")]
+    ("schedule", "argument"),
+    [
+        (nnk.StepSchedule, "every"),
+        (nnk.ExponentialSchedule, "gamma"),
+        (nnk.CosineSchedule, "steps"),
+        (nnk.WarmUp, "steps"),
+        (nnk.InverseScaling, "power"),
+    ],
 )
-@pytest.mark.parametrize("value", [0, -3, math.nan])
-def test_a_schedule_of_no_length_is_refused(schedule, argument, value):
-    with pytest.raises(ValueError, match=rf"^{schedule.__name__}: {argument} must be positive, not {value}"):
+@pytest.mark.parametrize("value", [0, -3, math.nan, math.inf])
+def test_a_schedule_that_is_none_is_refused(schedule, argument, value):
+    with pytest.raises(ValueError, match=rf"^{schedule.__name__}: {argument} must be positive and finite, not {value}"):
         schedule(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("gradient", "limit"), [([3e200, 4e200], 1.0), ([3e-200, 4e-200], 1e-201)], ids=["huge", "tiny"]
+)
+def test_clipping_by_norm_knows_norms_whose_square_is_out_of_range(kernels, gradient, limit):
+    g = kernels.from_host(np.array(gradient))
+    kernels.clip_by_norm(g, limit)
+    np.testing.assert_allclose(kernels.to_host(g), [0.6 * limit, 0.8 * limit], rtol=1e-12)

@@ -111,7 +111,12 @@ def test_every_device_draws_the_same_rows(one, other, sampling, seed, network, f
     np.testing.assert_array_equal(*results)
 
 
-@given(seed=seeds, network=st.integers(0, 1000), first_step=first_steps, n_rows=sizes | st.sampled_from((2**31, 2**32)))
+@given(
+    seed=seeds,
+    network=st.integers(0, 1000),
+    first_step=first_steps,
+    n_rows=sizes | st.sampled_from((3 * 2**30 + 1, 2**32 - 1, 2**32)),
+)
 def test_rows_with_replacement_are_the_high_half_of_bits_times_rows(kernels, arrays, seed, network, first_step, n_rows):
     rows = draw(kernels, arrays(), seed, network, first_step, "replacement", n_rows, (2, 3, 5))
     for i, step, row in np.ndindex(2, 3, 5):
@@ -219,40 +224,10 @@ def orders_by_the_bijection(n, vary, count=20_000):
     return numpy_random._feistel(17, network, epoch, np.arange(n)[None, :], n).astype(np.int64)
 
 
-def orders_by_ideal_rounds(n, count=20_000):
-    """What the bijection would give with truly random round functions: a table for each round and order."""
-    rng = np.random.default_rng(18)
-    bits = (n - 1).bit_length()
-    left_bits, right_bits = bits // 2, bits - bits // 2
-    rounds = numpy_random.FEISTEL_ROUNDS // 2
-    on_left = rng.integers(0, 2**left_bits, (rounds, count, 2**right_bits))
-    on_right = rng.integers(0, 2**right_bits, (rounds, count, 2**left_bits))
-    value = np.tile(np.arange(n), (count, 1))
-    walking = np.ones(value.shape, bool)
-    while walking.any():
-        left, right = value >> right_bits, value & (2**right_bits - 1)
-        for i in range(rounds):
-            left = left ^ np.take_along_axis(on_left[i], right, axis=1)
-            right = right ^ np.take_along_axis(on_right[i], left, axis=1)
-        value = np.where(walking, left << right_bits | right, value)
-        walking = value >= n
-    return value
-
-
-@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
 @pytest.mark.parametrize("vary", ["epoch", "network"])
 def test_all_orders_by_the_bijection_are_equally_likely(n, vary):
     assert_all_orders_are_equally_likely(orders_by_the_bijection(n, vary), n)
-
-
-@pytest.mark.parametrize("n", [5, 6])
-@pytest.mark.parametrize("vary", ["epoch", "network"])
-def test_orders_by_the_bijection_are_distributed_as_with_random_round_functions(n, vary):
-    """On three bits twelve rounds cannot be uniform, whatever the round functions: hence sorted keys for few rows."""
-    found = Counter(map(tuple, orders_by_the_bijection(n, vary).tolist()))
-    ideal = Counter(map(tuple, orders_by_ideal_rounds(n).tolist()))
-    table = [[counts[order] for order in permutations(range(n))] for counts in (found, ideal)]
-    assert stats.chi2_contingency(table).pvalue > P_VALUE
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,10 @@ class Kernels(Protocol):
     # ---- rows and their order
 
     def gather(self, x: Array, rows: Array, *, out: Array) -> None:
-        """``out = x[rows]``: x (n, k), or (..., n, k) with its own rows per network; rows (..., batch) int64."""
+        """``out = x[rows]``: x (n, k), or (..., n, k) with its own rows per network; rows (..., batch) int64.
+
+        What a row outside [0, n) gives is undefined.
+        """
 
     def draw_indices(self, seed: int, network: int, first_step: int, *, sampling: str, n_rows: int, out: Array) -> None:
         """Write the rows of steps ``first_step, first_step + 1, ...`` to out (..., count, batch), int64.

@@ -119,7 +119,7 @@ def gelu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     for i in range(z.size):
         z_i = z.flat[i]
         y = np.minimum(abs(z_i), T(40))
-        h = math.floor(T(16) * y) / T(16)
+        h = np.floor(T(16) * y) / T(16)
         density = math.exp(-T(0.5) * h * h) * math.exp(-T(0.5) * (y - h) * (y + h))
         x = T(0.7071067811865476) * y
         q = (x - T(4)) / (x + T(4))

@@ -27,9 +27,9 @@ def cache_folder() -> Path:
 
 @cache
 def _source_hash() -> str:
-    """One digest of this folder: kernels inline each other across files, and Numba only watches a kernel's own file."""
+    """One digest of all sources: kernels use other files' functions and constants; Numba watches only their own."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parents[1].glob("num*/*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -87,17 +87,20 @@ def softmax_backward(da: Array, a: Array, *, out: Array) -> None:
 def categorical_cross_entropy_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """``log(sum(exp(p))) - p[label]``: p are the logits, t is one-hot."""
     n, rows = p.shape[-1], weight.shape[-1]
+    zero, one = p.dtype.type(0), p.dtype.type(1)
     for network in range(out.size):
         loss = 0.0
         for row in range(network * rows, (network + 1) * rows):
             top = p.flat[row * n]
             for i in range(row * n, (row + 1) * n):
                 top = np.maximum(top, p.flat[i])
-            total, label = p.dtype.type(0), p.dtype.type(0)
+            others, label, shifted = zero, -one, zero
             for i in range(row * n, (row + 1) * n):
-                total += math.exp(p.flat[i] - top)
-                label += t.flat[i] * (p.flat[i] - top)
-            loss += weight.flat[row] * (math.log(total) - label)
+                e = math.exp(p.flat[i] - top)
+                others += (one - t.flat[i]) * e
+                label += t.flat[i] * e
+                shifted += t.flat[i] * (p.flat[i] - top)
+            loss += weight.flat[row] * (math.log1p(others + label) - shifted)
         out.flat[network] += loss
 
 
@@ -148,12 +151,17 @@ def clip_by_value(g: Array, limit: float) -> None:
 
 @kernel
 def clip_by_norm(g: Array, limit: float) -> None:
-    """Scale g so that its norm is at most `limit`; the norm in float64, which a float32 square can leave."""
+    """Scale g so that its norm is at most `limit`; relative to the largest element, whose square may overflow."""
     size = g.shape[-1]
     for start in range(0, g.size, max(size, 1)):
+        top = np.float64(0)
+        for i in range(start, start + size):
+            top = np.maximum(top, np.float64(abs(g.flat[i])))
+        if top == 0:
+            continue
         total = 0.0
         for i in range(start, start + size):
-            total += np.float64(g.flat[i]) * np.float64(g.flat[i])
-        scale = limit / np.maximum(math.sqrt(total), limit)
+            total += (np.float64(g.flat[i]) / top) ** 2
+        scale = np.minimum(1.0, limit / top / math.sqrt(total))
         for i in range(start, start + size):
             g.flat[i] *= scale

@@ -23,6 +23,7 @@ class NumbaDialect(Dialect):
     functions = {name: f"math.{name}" for name in FUNCTIONS} | {
         "abs": "abs",
         "sign": "np.sign",
+        "floor": "np.floor",  # math.floor makes an integer
         "min": "np.minimum",  # these two keep NaN, Python's own do not
         "max": "np.maximum",
     }

@@ -104,7 +104,10 @@ def softmax_backward(da: Array, a: Array, *, out: Array) -> None:
 def categorical_cross_entropy_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """``log(sum(exp(p))) - p[label]``: p are the logits, t is one-hot."""
     shifted = p - p.max(axis=-1, keepdims=True)
-    loss = np.log(np.exp(shifted).sum(axis=-1)) - (t * shifted).sum(axis=-1)
+    e = np.exp(shifted)
+    label = t * e
+    # log(sum(e)) as log1p, without the label's own 1 where it is the largest: a small loss keeps its digits
+    loss = np.log1p((e - label).sum(axis=-1) + (label.sum(axis=-1) - 1)) - (t * shifted).sum(axis=-1)
     out += (weight * loss).sum(axis=-1)
 
 
@@ -136,9 +139,11 @@ def clip_by_value(g: Array, limit: float) -> None:
 
 
 def clip_by_norm(g: Array, limit: float) -> None:
-    """Scale g so that its norm is at most `limit`; the norm in float64, which a float32 square can leave."""
-    norm = np.sqrt(np.square(g, dtype=np.float64).sum(axis=-1, keepdims=True))
-    g *= limit / np.maximum(norm, limit)
+    """Scale g so that its norm is at most `limit`; relative to the largest element, whose square may overflow."""
+    top = np.abs(g).max(axis=-1, keepdims=True, initial=0).astype(np.float64)
+    top += top == 0
+    norm = np.sqrt(np.square(g / top).sum(axis=-1, keepdims=True))
+    g *= np.minimum(1, limit / top / (norm + (norm == 0)))
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ UInts = np.ndarray[Any, np.dtype[np.uint64]]
 
 STREAM_ROWS, STREAM_DROPOUT, STREAM_SORT, STREAM_FEISTEL = range(4)  #: what a counter is for
 SORT_LIMIT = 4096  #: up to here a permutation is a sort of random keys, beyond it a keyed bijection
-FEISTEL_ROUNDS = 12
+FEISTEL_ROUNDS = 24  #: 12 leave the permutations of 5 rows uneven, even with ideal round functions
 
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
