@@ -24,7 +24,7 @@ class Cost(Record):
 
 
 # Measured on a 2-core x86-64 server with AVX-512. They only predict; being wrong makes a chunk shorter or longer.
-COSTS = {"numpy": Cost(2.6e-6, 1.2e-11, 2.5e-9), "numba": Cost(0.8e-6, 1.2e-11, 1.5e-9)}
+COSTS = {"numpy": Cost(1.4e-6, 1.2e-11, 2.5e-9), "numba": Cost(0.64e-6, 1.2e-11, 1.5e-9)}
 
 
 class Work(Record):

@@ -24,10 +24,10 @@ def test_the_python_snippets_run_in_order(tmp_path, monkeypatch, capsys):
 def test_the_commands_are_those_of_the_terminal_tool(command):
     from click.testing import CliRunner
 
-    from nnkernels._cli import main
+    from nnkernels._cli.app import app
 
     arguments = shlex.split(command)[1:]
-    result = CliRunner().invoke(main, [*arguments, "--help"])
+    result = CliRunner().invoke(app, [*arguments, "--help"])
     assert result.exit_code == 0, result.output
     for option in re.findall(r"--[a-z]+", command):
         assert option in result.output
