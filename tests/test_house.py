@@ -176,12 +176,12 @@ def test_contributings_add_a_kernel_followed_literally_adds_an_activation_on_eve
     """The steps of the page, on a copy of the package: the formula, the Protocol's line, the command; then training."""
     page = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add a kernel")[2].partition("## Add a backend")[0]
     entry = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
-    declaration = re.search(r"`(\w+_forward: Forward)`", page)[1]
+    declaration = re.search(r"`(def \w+_forward.*)`", page)[1]
     command = re.search(r"`python -m (nnkernels\.backends)`", page)[1]
     shutil.copytree(PACKAGE, tmp_path / "nnkernels", ignore=shutil.ignore_patterns("__pycache__"))
     formulas, protocol = tmp_path / "nnkernels/_formulas.py", tmp_path / "nnkernels/backends/protocol.py"
     formulas.write_text(formulas.read_text().replace("ACTIVATIONS = {\n", f"ACTIVATIONS = {{\n{entry}"))
-    known = "    gelu_forward: Forward\n"
+    known = "    def gelu_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...\n"
     protocol.write_text(protocol.read_text().replace(known, f"{known}    {declaration}\n"))
 
     kwargs = {"cwd": tmp_path, "capture_output": True, "text": True}

@@ -17,7 +17,13 @@ from nnkernels._errors import BackendUnavailable, DeviceError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from nnkernels.backends.numba import kernels as _numba
+    from nnkernels.backends.numpy import kernels as _numpy
     from nnkernels.backends.protocol import Kernels
+
+    # mypy holds the shipped modules to the Protocol here
+    _conforming: Kernels = _numpy
+    _conforming = _numba
 
 BUILTIN = ("cuda", "numba", "numpy")  #: in the order in which "auto" prefers them
 GROUP = "nnkernels.backends"

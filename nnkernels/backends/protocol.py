@@ -24,34 +24,6 @@ Array = Any
 ``size``, ``nbytes``, basic slicing into views, and ``reshape``."""
 
 
-class Forward(Protocol):
-    """An activation: ``out = f(z)`` and, if ``slope`` is given, ``slope = f'(z)``, accurate in its tails.
-
-    All three arrays have the shape (..., batch, n_out). ``slope`` may be ``z``'s own buffer; ``out`` may be too, but
-    not at the same time.
-    """
-
-    def __call__(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
-
-
-class Loss(Protocol):
-    """A loss of predictions ``p`` (..., batch, n_out) against targets ``t`` of the same shape.
-
-    The forward kernel *adds* ``sum over rows of weight * loss of the row`` to ``out`` (...); the backward kernel writes
-    its slope with respect to ``p``, ``weight * d loss / d p``, to ``out`` (..., batch, n_out), which may be ``p``.
-    ``weight`` (..., batch) holds each row's factor, the reduction's 1 / batch included. `binary_cross_entropy`,
-    `categorical_cross_entropy` and `poisson` read ``p`` before its sigmoid, softmax or exponential.
-    """
-
-    def __call__(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
-
-
-class HuberLoss(Protocol):
-    """A `Loss` that is quadratic up to ``delta`` > 0."""
-
-    def __call__(self, p: Array, t: Array, weight: Array, *, out: Array, delta: float) -> None: ...
-
-
 class Kernels(Protocol):
     """The functions of a backend module. Adding an activation adds its line here, and nothing else by hand."""
 
@@ -92,15 +64,18 @@ class Kernels(Protocol):
         ``dw = x^T dz``, ``db`` = the sum of dz over the batch, ``dx = dz w^T``; a gradient that is None is not wanted.
         """
 
-    identity_forward: Forward
-    sigmoid_forward: Forward
-    tanh_forward: Forward
-    relu_forward: Forward
-    leaky_relu_forward: Forward
-    elu_forward: Forward
-    softplus_forward: Forward
-    silu_forward: Forward
-    gelu_forward: Forward
+    # ---- activations: ``out = f(z)`` and, if `slope` is given, ``slope = f'(z)``, accurate in its tails. All arrays
+    # are (..., batch, n_out). `slope` may be z's own buffer; `out` may be, too, but not at the same time.
+
+    def identity_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
+    def sigmoid_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
+    def tanh_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
+    def relu_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
+    def leaky_relu_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
+    def elu_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
+    def softplus_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
+    def silu_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
+    def gelu_forward(self, z: Array, *, out: Array, slope: Array | None = None) -> None: ...
 
     def activation_backward(self, da: Array, slope: Array, *, out: Array) -> None:
         """``out = da * slope``, for every elementwise activation and dropout mask; ``out`` may be ``da``."""
@@ -119,24 +94,28 @@ class Kernels(Protocol):
         `step` is a device scalar, int64.
         """
 
-    # ---- losses
+    # ---- losses of predictions p (..., batch, n_out) against targets t of that shape. A forward kernel *adds* the sum
+    # over rows of ``weight * loss of the row`` to out (...); a backward kernel writes its slope with respect to p,
+    # ``weight * d loss / d p``, to out (..., batch, n_out), which may be p. `weight` (..., batch) is each row's factor,
+    # the reduction's 1 / batch included. `binary_cross_entropy`, `categorical_cross_entropy` and `poisson` read p before
+    # its sigmoid, softmax or exponential. `huber` is quadratic up to `delta` > 0.
 
-    half_squared_error_forward: Loss
-    half_squared_error_backward: Loss
-    mean_squared_error_forward: Loss
-    mean_squared_error_backward: Loss
-    absolute_error_forward: Loss
-    absolute_error_backward: Loss
-    huber_forward: HuberLoss
-    huber_backward: HuberLoss
-    poisson_forward: Loss
-    poisson_backward: Loss
-    poisson_rate_forward: Loss
-    poisson_rate_backward: Loss
-    binary_cross_entropy_forward: Loss
-    binary_cross_entropy_backward: Loss
-    categorical_cross_entropy_forward: Loss
-    categorical_cross_entropy_backward: Loss
+    def half_squared_error_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def half_squared_error_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def mean_squared_error_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def mean_squared_error_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def absolute_error_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def absolute_error_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def huber_forward(self, p: Array, t: Array, weight: Array, *, out: Array, delta: float) -> None: ...
+    def huber_backward(self, p: Array, t: Array, weight: Array, *, out: Array, delta: float) -> None: ...
+    def poisson_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def poisson_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def poisson_rate_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def poisson_rate_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def binary_cross_entropy_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def binary_cross_entropy_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def categorical_cross_entropy_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
+    def categorical_cross_entropy_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
 
     def normalize_weights(self, weight: Array, *, out: Array) -> None:
         """``out = weight / sum(weight)`` over the last axis, zeros where the sum is zero: a weighted mean's factors."""

@@ -56,5 +56,5 @@ def _counted(name):
 
 DEVICE = ("device_scope", "empty", "from_host", "to_host", "owns", "copy", "fill")
 globals().update({name: getattr(reference, name) for name in DEVICE})
-KERNELS = {*vars(Kernels), *Kernels.__annotations__} - {"probe", *DEVICE}
+KERNELS = {*vars(Kernels)} - {"probe", *DEVICE}
 globals().update({name: _counted(name) for name in KERNELS if not name.startswith("_")})
