@@ -44,8 +44,8 @@ def test_it_trains_through_its_device_string_and_counts(python):
         "net = nnk.Sequential(nnk.Dense(1, 4, activation='tanh'), nnk.Dense(4, 1), device='counting', rng=0)\n"
         "x = [i / 50 for i in range(50)]\n"
         "history = net.fit(x, x, loss='half_squared_error', optimizer=nnk.SGD(0.1), batch_size=10, steps=200)\n"
-        "names = 'sgd_update', 'tanh_forward', 'gather'\n"
-        "print(json.dumps([str(history.device), bool(history.loss[-1] < 1e-3), [counting.calls[name] for name in names]]))\n"
+        "counts = [counting.calls[name] for name in ('sgd_update', 'tanh_forward', 'gather')]\n"
+        "print(json.dumps([str(history.device), bool(history.loss[-1] < 1e-3), counts]))\n"
     )
     assert json.loads(run(python, "-c", code)) == ["counting", True, [200, 200, 400]]
 

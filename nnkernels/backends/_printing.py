@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 
 from nnkernels._formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, Formula
@@ -109,18 +108,3 @@ def assignments(
 def lines(code: Iterable[str], indent: int) -> str:
     """Join lines of code at an indentation."""
     return "".join(f"{' ' * indent}{line}\n" for line in code)
-
-
-def write_all() -> list[Path]:
-    """Print every backend's files; return those that changed."""
-    from nnkernels.backends.numba.printing import NumbaDialect
-    from nnkernels.backends.numpy.printing import NumpyDialect
-
-    changed = []
-    for folder, dialect in (("numpy", NumpyDialect), ("numba", NumbaDialect)):
-        for name, source in dialect.files().items():
-            path = Path(__file__).with_name(folder) / name
-            if not path.exists() or path.read_text() != source:
-                path.write_text(source)
-                changed.append(path)
-    return changed
