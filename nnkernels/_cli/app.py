@@ -16,7 +16,7 @@ from nnkernels._version import __version__
 EPILOG = """\b
 Exit codes:
   0    it worked
-  1    a problem with the data, a file or the run; the message says what to do
+  1    a problem with the data, a file or the run, which the message names
   2    wrong usage
   3    the device cannot be used, or does not exist
   130  interrupted

@@ -12,7 +12,10 @@ from nnkernels._device import devices as all_devices
 @click.command()
 @json_option
 def devices(as_json: bool) -> None:
-    """List the devices, and say why one cannot be used and what to do about it."""
+    """List the devices, and why one cannot be used.
+
+    With the remedy, where there is one.
+    """
     statuses, auto = all_devices(), device("auto").kind
     if as_json:
         echo_json([{**vars(status), "auto": status.device == auto} for status in statuses])

@@ -123,7 +123,7 @@ def _end_moving(result: Result) -> str:
 
 
 def _zeros(device: str | Device | None) -> Sequential:
-    layers = [Dense(1, 1, "sigmoid", weight_initializer="zeros") for _ in range(2)]
+    layers = [Dense(1, 1, "sigmoid", weight_initializer="zeros", bias_initializer="zeros") for _ in range(2)]
     return Sequential(*layers, device=device, rng=0)
 
 

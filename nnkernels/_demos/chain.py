@@ -164,7 +164,7 @@ def _sigma(z: Any) -> Any:
 
 
 def _network(device: str | Device | None, point: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)) -> Sequential:
-    layers = [Dense(1, 1, "sigmoid", weight_initializer="zeros") for _ in range(2)]
+    layers = [Dense(1, 1, "sigmoid") for _ in range(2)]
     network = Sequential(*layers, device=device, dtype="float64", rng=0)
     network.parameters.update({key: np.full(_shape(key), value) for key, value in zip(_KEYS, point, strict=True)})
     return network

@@ -40,8 +40,9 @@ class Number(Record):
                 f"column {self.name!r}: {n_missing:,} of {len(column):,} cells are missing; "
                 f"filled with the training mean, {self.mean:.6g}"
             )
-        standardized = (column - self.mean) / self.std
-        return np.nan_to_num(standardized, copy=False, posinf=np.inf, neginf=-np.inf).astype(np.float32)[:, None]
+        with np.errstate(over="ignore"):  # what float32 cannot hold is the network's to refuse
+            standardized = ((column - self.mean) / self.std).astype(np.float32)
+        return np.where(np.isnan(standardized), np.float32(0), standardized)[:, None]
 
 
 class Category(Record):
@@ -148,7 +149,8 @@ def _learn_number(name: str, column: Column, notes: list[str]) -> Number | Categ
     elif known.min() == known.max():
         notes.append(f"column {name!r} is constant ({number_text(known[0])}): ignored")
     else:
-        mean, std = float(known.mean()), float(known.std())
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = float(known.mean()), float(known.std())
         if std > 0 and np.isfinite(std):
             return Number(name, mean, std)
         notes.append(f"column {name!r} varies beyond the reach of float64: ignored")

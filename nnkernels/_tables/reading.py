@@ -228,7 +228,7 @@ def _read_numbers(path: Path, delimiter: str, header: list[str], head: list[str]
             ndmin=2,
             comments=None,
             quotechar='"',
-            encoding="utf-8-sig",
+            encoding="utf-8",
         )
     except ValueError:
         return None
@@ -248,7 +248,7 @@ def _read_by_pandas(path: Path, delimiter: str, header: list[str]) -> list[Colum
             keep_default_na=False,
             skipinitialspace=True,
             low_memory=False,
-            encoding="utf-8-sig",
+            encoding="utf-8",
         )
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}); save or export it as CSV in UTF-8") from error
