@@ -77,6 +77,7 @@ class Sequential:
         self.device = _resolve(device)
         self.key = Key.of(rng)
         self.fits = 0
+        self.preprocessing: dict[str, Any] | None = None  # of a table's columns; from file to file
         layout, generator = Layout(layers), self.key.generator()
         flat = np.empty(layout.size, self.dtype)
         for name, view in layout.views(flat).items():

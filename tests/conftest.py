@@ -1,5 +1,7 @@
 """Fixtures that every test shares: which backends there are, and how arrays get in and out of them."""
 
+import os
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -41,6 +43,12 @@ def device(request):
 def dtype(request):
     """The type of every array of a network."""
     return request.param
+
+
+@pytest.fixture
+def unwatched():
+    """The environment without coverage's watch over child processes, which imports modules of its own there."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_"))}
 
 
 class Arrays:

@@ -123,3 +123,11 @@ def test_an_unwritable_path_is_an_error_and_leaves_nothing(tmp_path):
     with pytest.raises(FileNotFoundError):
         net.save(tmp_path / "no such folder" / "net.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_preprocessing_travels_with_a_network_from_file_to_file(saved):
+    net, path = saved
+    net.preprocessing = {"columns": ["a", "b", "c"]}
+    net.save(path)
+    nnk.load(path, device="numpy").save(path)
+    assert nnk.load(path, device="numpy").preprocessing == {"columns": ["a", "b", "c"]}

@@ -1,7 +1,5 @@
 """Tables: reading, columns, targets, learning, and models that remember it all."""
 
-import json
-
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
@@ -380,9 +378,9 @@ def test_a_network_alone_is_no_model_of_a_table_but_a_model_is_a_network(tmp_pat
     ids=["no target", "no mean", "unknown kind", "too few inputs"],
 )  # fmt: skip
 def test_a_damaged_preprocessing_is_noticed(tmp_path, damage):
-    from nnkernels._io.model_file import save
-
     path = tmp_path / "net.safetensors"
-    save(nnk.Sequential(nnk.Dense(2, 1), device="numpy"), path, json.loads(json.dumps(damage)))
+    net = nnk.Sequential(nnk.Dense(2, 1), device="numpy")
+    net.preprocessing = damage
+    net.save(path)
     with pytest.raises(nnk.ModelFileError, match="is corrupt: its preprocessing"):
         Model.load(path, device="numpy")

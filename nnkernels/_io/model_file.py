@@ -7,8 +7,8 @@ parameters' bytes in order. Schema 1::
      "layers": [{"n_in": 1, "n_out": 10, "activation": "sigmoid", "bias": false, "dropout": 0.0}, ...]}
 
 The tensors are the parameters under their names, "0.weight", "0.bias", ... A network that was trained on a table has
-one more entry, ``"preprocessing"``: an object that says how columns become inputs and outputs become answers. It is
-`nnkernels._tables.model.Model` that writes and reads it; to `load` it means nothing.
+one more entry, ``"preprocessing"``: an object that says how columns become inputs and outputs become answers, which
+`nnkernels._tables.model.Model` makes and understands. A network keeps it from `load` to `save`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from nnkernels._sampling import Key
 from nnkernels._version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from nnkernels._network import Sequential
@@ -34,8 +33,8 @@ SCHEMA = 1
 LAYER_FIELDS = ("n_in", "n_out", "activation", "bias", "dropout")
 
 
-def save(network: Sequential, path: str | os.PathLike[str], preprocessing: Mapping[str, Any] | None = None) -> None:
-    """Write a network, and what belongs before and after it, as JSON; see `Sequential.save`."""
+def save(network: Sequential, path: str | os.PathLike[str]) -> None:
+    """Write a network; see `Sequential.save`."""
     import json
 
     from safetensors.numpy import save as to_bytes
@@ -50,7 +49,7 @@ def save(network: Sequential, path: str | os.PathLike[str], preprocessing: Mappi
             "network": network.key.network,
             "fits": network.fits,
             "layers": [{name: getattr(layer, name) for name in LAYER_FIELDS} for layer in network.layers],
-            **({} if preprocessing is None else {"preprocessing": preprocessing}),
+            **({} if network.preprocessing is None else {"preprocessing": network.preprocessing}),
         },
         allow_nan=False,
     )
@@ -58,7 +57,7 @@ def save(network: Sequential, path: str | os.PathLike[str], preprocessing: Mappi
 
 
 def load(path: str | os.PathLike[str], *, device: str | Device | None = None) -> Sequential:
-    """Read a network that `Sequential.save` or `nnkernels train` wrote; of the latter, the network alone.
+    """Read a network that `Sequential.save` or `nnkernels train` wrote.
 
     Parameters
     ----------
@@ -88,13 +87,6 @@ def load(path: str | os.PathLike[str], *, device: str | Device | None = None) ->
     >>> bool((nnk.load(path, device="numpy").parameters["0.weight"] == net.parameters["0.weight"]).all())
     True
     """
-    return load_with_preprocessing(path, device=device)[0]
-
-
-def load_with_preprocessing(
-    path: str | os.PathLike[str], *, device: str | Device | None = None
-) -> tuple[Sequential, dict[str, Any] | None]:
-    """Read a network and the preprocessing that was saved with it, None without one; as `load`."""
     from pathlib import Path
 
     from nnkernels._network import Sequential
@@ -106,9 +98,10 @@ def load_with_preprocessing(
         network = Sequential(*layers, device=device, dtype=metadata["dtype"], rng=key)
         network.fits = int(metadata["fits"])
         network.parameters.update({name: tensors[name] for name in network.parameters})
+        network.preprocessing = metadata.get("preprocessing")
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path} is corrupt: its metadata does not describe its tensors ({error})") from error
-    return network, metadata.get("preprocessing")
+    return network
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkernels._errors import ModelFileError
-from nnkernels._io.model_file import load_with_preprocessing, save
+from nnkernels._io.model_file import load
 from nnkernels._record import Record
 from nnkernels._tables.columns import Category, Number, encode_columns
 from nnkernels._tables.reading import Column, Table
@@ -83,9 +83,9 @@ class Model:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a model file with the network and, as its preprocessing, the columns and the target."""
-        save(
-            self.network, path, {"columns": [_to_json(spec) for spec in self.columns], "target": _to_json(self.target)}
-        )
+        columns = [_to_json(spec) for spec in self.columns]
+        self.network.preprocessing = {"columns": columns, "target": _to_json(self.target)}
+        self.network.save(path)
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | Device | None = None) -> Model:
@@ -96,7 +96,8 @@ class Model:
         ModelFileError
             It is no model file, or one of a network alone.
         """
-        network, preprocessing = load_with_preprocessing(path, device=device)
+        network = load(path, device=device)
+        preprocessing = network.preprocessing
         if preprocessing is None:
             raise ModelFileError(
                 f"{path} holds a network alone, without the columns it was trained on; `nnkernels train` writes both"

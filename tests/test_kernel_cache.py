@@ -1,0 +1,74 @@
+"""Compiled kernels are kept for the next process, in a folder of the user's own."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnkernels as nnk
+
+CODE = """
+import logging, numpy as np
+logging.basicConfig(format="%(levelname)s %(message)s")
+from nnkernels.backends.numba import kernels
+z = np.array([[-1.0, 2.0]])
+kernels.relu_forward(z, out=z)
+assert z.tolist() == [[0.0, 2.0]]
+print(sum(kernels.relu_forward.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Call a kernel in a process of its own and return (cache hits, what it logged)."""
+
+    def call(cache, cwd=tmp_path, **environment):
+        variables = {name: value for name, value in os.environ.items() if name != "NUMBA_JIT_COVERAGE"} | environment
+        if cache is not None:
+            variables["NNKERNELS_CACHE_DIR"] = str(cache)
+        done = subprocess.run(
+            [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=variables, cwd=cwd
+        )
+        return int(done.stdout), done.stderr
+
+    return call
+
+
+def test_the_next_process_does_not_compile_again(run, tmp_path):
+    assert run(tmp_path / "kernels") == (0, "")
+    assert run(tmp_path / "kernels") == (1, "")
+
+
+def test_the_cache_is_the_users_own(run, tmp_path):
+    run(tmp_path / "kernels")
+    (folder,) = (tmp_path / "kernels").iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_without_being_told_the_cache_is_in_the_users_cache_folder(run, tmp_path):
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "NNKERNELS_CACHE_DIR": ""}
+    assert run(None, **environment)[0] == 0
+    assert run(None, **environment)[0] == 1
+    assert (tmp_path / "nnkernels").is_dir()
+
+
+def test_a_folder_that_cannot_be_written_costs_one_warning_and_nothing_else(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    hits, logged = run(tmp_path / "file" / "kernels")
+    assert hits == 0
+    assert logged.count("WARNING compiled kernels cannot be cached") == 1
+    assert "set NNKERNELS_CACHE_DIR" in logged
+
+
+@pytest.mark.parametrize("edited", ["numba/kernels.py", "numpy/random.py"])
+def test_an_edit_of_any_source_that_kernels_take_from_is_noticed(run, tmp_path, edited):
+    shutil.copytree(Path(nnk.__file__).parent, tmp_path / "nnkernels", ignore=shutil.ignore_patterns("__pycache__"))
+    run(tmp_path / "kernels")
+    assert run(tmp_path / "kernels")[0] == 1
+    source = tmp_path / "nnkernels" / "backends" / edited
+    source.write_text(source.read_text() + "\n# edited\n")
+    assert run(tmp_path / "kernels")[0] == 0
