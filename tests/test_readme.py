@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from sklearn.datasets import load_diabetes
 
 import nnkernels as nnk
 
@@ -20,17 +22,35 @@ def test_the_python_snippets_run_in_order(tmp_path, monkeypatch, capsys):
     assert "composed on numpy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"`(nnkernels [a-z][^`]*)`", README))))
-def test_the_commands_are_those_of_the_terminal_tool(command):
-    from click.testing import CliRunner
+COMMANDS = sorted(set(re.findall(r"`(nnkernels [a-z][^`]*)`", README)))
+LINES = re.search(r"```console\n(.*?)```", README, re.DOTALL)[1].splitlines()
 
+
+def invoke(command, *more):
     from nnkernels._cli.app import app
 
-    arguments = shlex.split(command)[1:]
-    result = CliRunner().invoke(app, [*arguments, "--help"])
+    result = CliRunner().invoke(app, [*shlex.split(command)[1:], *more], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    for option in re.findall(r"--[a-z]+", command):
-        assert option in result.output
+    return result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_in_the_text_runs(command):
+    shorter = ["--steps", "2000"] if command.startswith("nnkernels demo sine") else []
+    assert invoke(command, *shorter)
+
+
+def test_the_console_block_runs_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load_diabetes(as_frame=True).frame.to_csv("diabetes.csv", index=False)
+    output = [invoke(line) for line in LINES]
+    assert "always the mean" in output[0]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "diabetes.csv",
+        "model.safetensors",
+        "loss.png",
+        "predictions.csv",
+    }
 
 
 def test_the_names_that_the_readme_lists_exist():
