@@ -21,7 +21,7 @@ def test_a_dense_layer_is_x_at_w_plus_b(device, dtype):
     assert net.parameters["0.weight"].shape == (3, 2)
     net.parameters["0.bias"] = [1.0, -1.0]
     expected = X.astype(float) @ np.asarray(net.parameters["0.weight"], float) + [1, -1]
-    np.testing.assert_allclose(net(X), expected, rtol=1e-5)
+    np.testing.assert_allclose(net(X), expected, rtol=1e-5, atol=1e-6)
     assert net(X).dtype == np.dtype(dtype)
 
 
@@ -91,7 +91,7 @@ def test_moving_a_network_keeps_its_parameters_and_its_identity():
     expected = net(X)
     assert net.to("numpy") is net
     assert net.device.kind == "numpy"
-    np.testing.assert_allclose(net(X), expected, rtol=1e-5)
+    np.testing.assert_allclose(net(X), expected, rtol=1e-5, atol=1e-6)
     parameters = net.parameters
     assert net.to("numpy").parameters is parameters
     with pytest.raises(nnk.DeviceError):
