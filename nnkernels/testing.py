@@ -96,10 +96,8 @@ class StrictArray:
         return StrictArray(self._array[key])
 
     def reshape(self, *shape: int) -> StrictArray:
-        """Return a view of another shape."""
-        view = self._array.view()
-        view.shape = shape  # raises where `reshape` would copy
-        return StrictArray(view)
+        """Return a view of another shape; raise where it would have to be a copy."""
+        return StrictArray(self._array.reshape(shape, copy=False))
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a device array was about to be copied to the host unasked")
