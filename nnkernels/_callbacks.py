@@ -116,8 +116,10 @@ class _Function(Callback):
         self.function(progress)
 
 
-def check_callbacks(callbacks: Callback | Callable[[Progress], Any] | Iterable[Any]) -> list[Callback]:
+def check_callbacks(callbacks: Callback | Callable[[Progress], Any] | Iterable[Any] | None) -> list[Callback]:
     """Return callbacks as a list, functions wrapped."""
+    if callbacks is None:
+        return []
     if isinstance(callbacks, Callback) or callable(callbacks):
         callbacks = [callbacks]
     checked = []

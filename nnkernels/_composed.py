@@ -38,8 +38,8 @@ class ComposedRun:
         What is minimized, and how.
     data : Data
         On the network's device.
-    batch_size, sampling : int, str
-        How batches are drawn.
+    batch_size, steps, sampling : int, int, str
+        How batches are drawn, and how many.
     seed : int
         Of the row order and of dropout.
     """
@@ -52,14 +52,17 @@ class ComposedRun:
         data: Data,
         *,
         batch_size: int,
+        steps: int,
         sampling: str,
         seed: int,
     ) -> None:
         self.network, self.loss, self.optimizer, self.data = network, loss, optimizer, data
         self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
         kernels, dtype, flat = network.device.kernels, network.dtype, network.parameters.flat
-        self.kernels = kernels
+        self.kernels, self.flat = kernels, flat
         self.n_rows = data.x.shape[0]
+        self.block = max(1, min(BLOCK_STEPS, BLOCK_ROWS // batch_size, steps))
+        self.drawn = -1  # first step of the block whose order and rates are at hand
         self.gradient = kernels.empty(flat.shape, dtype)
         self.state = {name: kernels.empty(flat.shape, dtype) for name in optimizer.state}
         self.rate, self.step = kernels.empty((), dtype), kernels.empty((), np.int64)
@@ -71,10 +74,14 @@ class ComposedRun:
         self.batches = {rows: self._bind_batch(rows) for rows in self._batch_sizes()}
 
     def advance(self, first_step: int, count: int) -> None:
-        """Run `count` steps. The row order is drawn in blocks, outside the arithmetic."""
-        block = max(1, min(BLOCK_STEPS, BLOCK_ROWS // self.batch_size))
-        for first in range(first_step, first_step + count, block):
-            self._advance_block(first, min(block, first_step + count - first))
+        """Run `count` steps. The row order is drawn in blocks, outside the arithmetic, and kept from call to call."""
+        end = first_step + count
+        while first_step < end:
+            start = first_step - first_step % self.block
+            self._draw(start)
+            stop = min(start + self.block, end)
+            self._advance_block(start, range(first_step, stop))
+            first_step = stop
 
     def take_loss(self) -> float:
         """Return the sum of the losses of the steps since the last call."""
@@ -93,27 +100,36 @@ class ComposedRun:
             self.kernels.copy(self.kept[name], out=array)
 
     def finite(self) -> bool:
-        """Tell whether the loss so far and all parameters are numbers."""
-        changing = (self.total, self.network.parameters.flat)
-        return all(bool(np.isfinite(self.kernels.to_host(array)).all()) for array in changing)
+        """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
+        return all(bool(np.isfinite(self.kernels.to_host(array)).all()) for array in self._changing().values())
+
+    def check_still_there(self) -> None:
+        """Raise if a callback has moved the network away from under the run."""
+        if self.network.parameters.flat is not self.flat:
+            raise RuntimeError("the network was moved to another device while it was training; move it before or after")
 
     def _changing(self) -> dict[str, Array]:
-        return {"parameters": self.network.parameters.flat, "total": self.total, **self.state}
+        return {"parameters": self.flat, "total": self.total, **self.state}
 
-    def _advance_block(self, first: int, count: int) -> None:
-        kernels, data, whole = self.kernels, self.data, self._takes_all_rows()
-        rates = self.optimizer.rates(first, count, self.network.dtype).tolist()
-        if not whole:
-            order = kernels.empty((count, self.batch_size), np.int64)
-            kernels.draw_indices(
-                self.seed, self.network.key.network, first, sampling=self.sampling, n_rows=self.n_rows, out=order
+    def _draw(self, start: int) -> None:
+        """Draw the learning rates and the row order of a block of steps, unless they are the last ones drawn."""
+        if start == self.drawn:
+            return
+        self.drawn, self.rates = start, self.optimizer.rates(start, self.block, self.network.dtype).tolist()
+        if not self._takes_all_rows():
+            self.order = self.kernels.empty((self.block, self.batch_size), np.int64)
+            self.kernels.draw_indices(
+                self.seed, self.network.key.network, start, sampling=self.sampling, n_rows=self.n_rows, out=self.order
             )
-        for i, step in enumerate(range(first, first + count)):
+
+    def _advance_block(self, start: int, steps: range) -> None:
+        kernels, data, whole = self.kernels, self.data, self._takes_all_rows()
+        for step in steps:
             kernels.fill(step, out=self.step)
-            kernels.fill(rates[i], out=self.rate)
+            kernels.fill(self.rates[step - start], out=self.rate)
             batch, calls = self.batches[batch_rows(step, self.n_rows, self.batch_size, self.sampling)]
             if not whole:
-                rows = order[i, : batch.x.shape[0]]
+                rows = self.order[step - start, : batch.x.shape[0]]
                 kernels.gather(data.x, rows, out=batch.x)
                 kernels.gather(data.t, rows, out=batch.t)
                 if data.weight is not None:
@@ -139,13 +155,11 @@ class ComposedRun:
             x, t = (kernels.empty((rows, array.shape[1]), dtype) for array in (data.x, data.t))
             batch = Data(x, t, None if data.weight is None else kernels.empty((rows, 1), dtype))
         factors = kernels.empty((rows,), dtype)
+        kernels.fill(1 / rows if self.loss.reduction == "mean" else 1, out=factors)
         calls: list[Call] = []
-        if batch.weight is None:
-            kernels.fill(1 / rows if self.loss.reduction == "mean" else 1, out=factors)
-        elif self.loss.reduction == "mean":
-            calls.append(partial(kernels.normalize_weights, batch.weight.reshape(rows), out=factors))
-        else:
-            factors = batch.weight.reshape(rows)
+        if batch.weight is not None:
+            shares, factors = factors, kernels.empty((rows,), dtype)
+            calls.append(partial(kernels.activation_backward, batch.weight.reshape(rows), shares, out=factors))
         dropout = Dropout(self.seed, self.network.key.network, self.step)
         step = Step(
             self.network,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,10 @@ def to_numpy(value: Any, name: str) -> Host:
     if hasattr(value, "__cuda_array_interface__"):
         raise DeviceError(f"{name} is on a GPU, and the network is not. Copy it first: {name}.get() or {name}.cpu()")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
+        if array.dtype == object and all(isinstance(cell, (Real, np.bool_)) for cell in array.flat):
+            array = array.astype(np.float64)  # a frame whose columns have several dtypes
+        return array
     except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"{name} cannot be read as an array: {error}") from error
 
@@ -75,19 +79,17 @@ def to_rows(value: Any, dtype: Any, name: str, n_columns: int, what: str = "inpu
     return np.ascontiguousarray(array)
 
 
-def to_weights(value: Any, dtype: Any, n_rows: int) -> Host:
-    """Return per-row weights, at least 0, as (rows,)."""
-    weights = to_floats(value, dtype, "sample_weight")
+def to_weights(value: Any, n_rows: int, name: str) -> Host:
+    """Return per-row weights, at least 0, as (rows,) of float64."""
+    weights = to_floats(value, np.float64, name)
     if weights.shape != (n_rows,):
-        raise ShapeError(f"sample_weight must have the shape ({n_rows},), one weight a row, not {weights.shape}")
+        raise ShapeError(f"{name} must have the shape ({n_rows},), one weight a row, not {weights.shape}")
     if (weights < 0).any():
-        raise DataError(f"sample_weight has {_first(weights < 0, weights)}. Weights must be at least 0.")
-    if n_rows and not weights.any():
-        raise DataError("sample_weight is zero in every row; there is nothing to train on")
+        raise DataError(f"{name} has {_first(weights < 0, weights)}. Weights must be at least 0.")
     return weights
 
 
-def to_classes(value: Any, n_classes: int, dtype: Any, name: str = "y") -> Host:
+def to_classes(value: Any, n_classes: int, dtype: Any, name: str) -> Host:
     """Return class indices (rows,) or one-hot rows (rows, n_classes) as one-hot rows.
 
     Raises

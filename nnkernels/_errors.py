@@ -49,18 +49,18 @@ class ModelFileError(NnkernelsError, ValueError):
 
 
 class DivergenceError(NnkernelsError, ArithmeticError):
-    """The loss stopped being a number. The network keeps the weights from before ``step``.
+    """A loss or an update stopped being a number. The network keeps the weights from before ``step``.
 
     Parameters
     ----------
     step : int
-        The first step, counted from 0, whose loss is not finite.
+        The first step, counted from 0, whose loss, parameters or optimizer state are not finite.
     """
 
     def __init__(self, step: int) -> None:
         self.step = step
         super().__init__(
-            f"the loss is not finite at step {step}; the weights from before that step are kept. "
+            f"the loss or its update is not finite at step {step}; the weights from before that step are kept. "
             "Try a smaller learning rate, clip_norm=1.0, or inputs scaled to zero mean and unit variance."
         )
 

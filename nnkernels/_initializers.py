@@ -15,7 +15,10 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Initializer(Record):
-    """Draws the start of one parameter array. Subclass it with a `draw` method to write your own."""
+    """Draws the start of one parameter array.
+
+    Subclass it with a `draw` method to write your own; annotated names are its fields, and its arguments.
+    """
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
         """Return an array of `shape`: (n_in, n_out) for weights, (n_out,) for biases."""

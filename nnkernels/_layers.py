@@ -32,7 +32,7 @@ class Activation(Record):
     name: str
 
     def __post_init__(self) -> None:
-        by_name("activation", self.name, type(self), dict.fromkeys((*ACTIVATIONS, "softmax"), lambda: self))
+        by_name("activation", self.name, type(None), dict.fromkeys((*ACTIVATIONS, "softmax"), lambda: None))
 
 
 class Dense(Record):
@@ -91,6 +91,8 @@ class Dense(Record):
         bias = Uniform(-1 / math.sqrt(self.n_in), 1 / math.sqrt(self.n_in))
         self._set(
             activation=name,
+            bias=bool(self.bias),
+            dropout=float(self.dropout),
             weight_initializer=initializer(weight if self.weight_initializer is None else self.weight_initializer),
             bias_initializer=initializer(bias if self.bias_initializer is None else self.bias_initializer),
         )

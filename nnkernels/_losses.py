@@ -26,7 +26,8 @@ class Loss(Record):
     Parameters
     ----------
     reduction : {"mean", "sum"}
-        Over rows. With row weights, "mean" is the weighted mean ``sum(w * loss) / sum(w)`` of the batch.
+        Over rows. With row weights, "mean" is ``sum(w * loss) / sum(w)`` over the whole data set; a batch's is
+        ``sum(w * loss) / (rows * mean of w over the data set)``, so that a weight counts in the smallest batch, too.
     """
 
     _: KW_ONLY
@@ -55,9 +56,9 @@ class Loss(Record):
         """The kernel's constants."""
         return {}
 
-    def targets(self, y: Any, n_out: int, dtype: Any) -> Host:
+    def targets(self, y: Any, n_out: int, dtype: Any, name: str = "y") -> Host:
         """Return the user's targets, checked, as (rows, n_out)."""
-        return to_rows(y, dtype, "y", n_out, "outputs")
+        return to_rows(y, dtype, name, n_out, "outputs")
 
     def row_weights(self, targets: Host) -> Host | None:
         """Return the factor of each row that its class brings, or None."""
@@ -164,15 +165,20 @@ class Poisson(Loss):
             'Use activation=None (the output is then log(rate)) or "softplus".'
         )
 
-    def targets(self, y: Any, n_out: int, dtype: Any) -> Host:
-        counts = super().targets(y, n_out, dtype)
-        return require_range(counts, 0, np.inf, "y", "a Poisson count is at least 0")
+    def targets(self, y: Any, n_out: int, dtype: Any, name: str = "y") -> Host:
+        counts = super().targets(y, n_out, dtype, name)
+        return require_range(counts, 0, np.inf, name, "a Poisson count is at least 0")
 
 
 class _Classifier(Loss):
     """What the cross-entropies share: class weights."""
 
     class_weight: ClassWeight = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_weight is not None and not isinstance(self.class_weight, (str, Mapping)):
+            self._set(class_weight=tuple(float(weight) for weight in self.class_weight))
 
     def _weights_of(self, labels: Host, n_classes: int) -> Host | None:
         """Return each row's class weight."""
@@ -230,9 +236,9 @@ class BinaryCrossEntropy(_Classifier):
         self._from_logits_or("sigmoid", activation)
         return "binary_cross_entropy"
 
-    def targets(self, y: Any, n_out: int, dtype: Any) -> Host:
-        labels = super().targets(y, n_out, dtype)
-        return require_range(labels, 0, 1, "y", "labels must be 0 or 1, or a probability between them")
+    def targets(self, y: Any, n_out: int, dtype: Any, name: str = "y") -> Host:
+        labels = super().targets(y, n_out, dtype, name)
+        return require_range(labels, 0, 1, name, "labels must be 0 or 1, or a probability between them")
 
     def row_weights(self, targets: Host) -> Host | None:
         if self.class_weight is None:
@@ -267,13 +273,13 @@ class CategoricalCrossEntropy(_Classifier):
         self._from_logits_or("softmax", activation)
         return "categorical_cross_entropy"
 
-    def targets(self, y: Any, n_out: int, dtype: Any) -> Host:
+    def targets(self, y: Any, n_out: int, dtype: Any, name: str = "y") -> Host:
         if n_out < 2:
             raise ShapeError(
                 "CategoricalCrossEntropy needs an output for each class, and the network has 1. "
                 "Use Dense(..., n_classes), or BinaryCrossEntropy for two classes."
             )
-        return to_classes(y, n_out, dtype)
+        return to_classes(y, n_out, dtype, name)
 
     def row_weights(self, targets: Host) -> Host | None:
         return self._weights_of(targets.argmax(axis=1), targets.shape[1])

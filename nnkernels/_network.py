@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +73,8 @@ class Sequential:
     ) -> None:
         _check_chain(layers)
         self.layers = layers
-        self.dtype = _check_dtype(dtype)
-        self.device = _resolve(device)
+        self._dtype = _check_dtype(dtype)
+        self._device = _resolve(device)
         self.key = Key.of(rng)
         self.fits = 0
         self.preprocessing: dict[str, Any] | None = None  # of a table's columns; from file to file
@@ -83,9 +83,37 @@ class Sequential:
         for name, view in layout.views(flat).items():
             number, _, kind = name.partition(".")
             view[...] = initializer(getattr(layers[int(number)], f"{kind}_initializer")).draw(generator, view.shape)
-        self.parameters = self._on_device(flat, self.device)
+        self._parameters = self._on_device(flat, self.device)
 
     # ---- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters by name, views of one buffer; assigning a mapping copies it in, as `Parameters.update` does.
+
+        Examples
+        --------
+        >>> import nnkernels as nnk
+        >>> net = nnk.Sequential(nnk.Dense(1, 1), device="numpy")
+        >>> net.parameters = {"0.weight": [[2.0]], "0.bias": [1.0]}
+        >>> net.parameters["0.bias"]
+        array([1.], dtype=float32)
+        """
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        self._parameters.update(values)
+
+    @property
+    def device(self) -> Device:
+        """Where the network lives; `to` moves it."""
+        return self._device
+
+    @property
+    def dtype(self) -> str:
+        """Of parameters and arithmetic: "float32" or "float64"."""
+        return self._dtype
 
     @property
     def n_in(self) -> int:
@@ -155,7 +183,7 @@ class Sequential:
         sampling: str = "permutation",
         validation_data: tuple[Any, ...] | None = None,
         sample_weight: Any = None,
-        callbacks: Callback | Callable[[Progress], Any] | Iterable[Any] = (),
+        callbacks: Callback | Callable[[Progress], Any] | Iterable[Any] | None = None,
         plan: str | Plan | None = None,
         log_every: int | None = None,
     ) -> History:
@@ -165,7 +193,8 @@ class Sequential:
         ----------
         x, y : array_like
             (rows, n_in) and (rows, n_out); one axis is one column. For `CategoricalCrossEntropy` y is class indices
-            (rows,) or one-hot rows. Both are copied to the network's device once.
+            (rows,) or one-hot rows. Both are checked on the host and copied to the network's device once; arrays of
+            that device are taken, too.
         loss : str or Loss
             half_squared_error, mean_squared_error, absolute_error, huber, poisson, binary_cross_entropy,
             categorical_cross_entropy.
@@ -182,7 +211,7 @@ class Sequential:
             Its loss is computed at every log point.
         sample_weight : array_like or None
             (rows,), at least 0.
-        callbacks : Callback, callable, or iterable of them
+        callbacks : Callback, callable, iterable of them, or None
             Called at every log point.
         plan : str, Plan or None
             Forces the way to run; None chooses.
@@ -239,7 +268,7 @@ class Sequential:
         sampling: str = "permutation",
         plan: str | Plan | None = None,
     ) -> Plan:
-        """Return how `fit` would run, without running it; the arguments are `fit`'s.
+        """Return how `fit` would run, without running it; the arguments, on which it depends, are `fit`'s.
 
         Examples
         --------
@@ -293,7 +322,7 @@ class Sequential:
         """
         problem = _training.Problem.check(self, x, y, loss, sample_weight)
         with self.device.kernels.device_scope(self.device.index):
-            return _training.evaluate(self, problem)
+            return _training.Evaluation(self, problem)()
 
     # ---- where it is -------------------------------------------------------------------------------------------------
 
@@ -308,8 +337,8 @@ class Sequential:
         """
         target = _resolve(device)
         if target != self.device:
-            self.parameters = self._on_device(self.device.kernels.to_host(self.parameters.flat), target)
-            self.device = target
+            self._parameters = self._on_device(self.device.kernels.to_host(self.parameters.flat), target)
+            self._device = target
         return self
 
     def save(self, path: str | PathLike[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,9 @@ class Optimizer(Record):
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "schedule" and not isinstance(value, Real) and not (value is None and name.startswith("clip_")):
+                raise TypeError(f"{type(self).__name__}: {name} must be a number, not {value!r}")
         for name in ("lr", "weight_decay", "l1", "l2"):
             self._check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("clip_value", "clip_norm"):

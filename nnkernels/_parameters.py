@@ -95,6 +95,7 @@ class Parameters(Mapping[str, "Array"]):
         DataError
             NaN, infinities, or integers that the network's dtype cannot hold.
         """
+        # every value is a copy by now: they may be views of this very buffer
         new = {self._known(name): self._checked(name, value) for name, value in values.items()}
         with self._kernels.device_scope(self._device.index):
             for name, value in new.items():
@@ -111,8 +112,8 @@ class Parameters(Mapping[str, "Array"]):
 
     def _checked(self, name: str, value: Any) -> Array:
         shape = self.layout.shapes[name]
-        if self._kernels.owns(value) and value.dtype == self.flat.dtype and value.shape == shape:
-            return value
+        if self._kernels.owns(value) and not isinstance(value, np.ndarray):
+            value = self._kernels.to_host(value)  # to be checked like any other
         host = to_floats(value, self.flat.dtype, f'parameters["{name}"]')
         if host.shape != shape:
             raise ShapeError(f'parameters["{name}"] has shape {shape}, not {host.shape}')

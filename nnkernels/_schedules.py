@@ -16,7 +16,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 class Schedule(Record):
     """A factor on the learning rate, as a function of the step.
 
-    Subclass it with a `factor` method to write your own.
+    Subclass it with a `factor` method to write your own; annotated names are its fields, and its arguments.
     """
 
     def factor(self, step: Floats) -> Floats:
@@ -111,13 +111,15 @@ class WarmUp(Schedule):
     """
 
     steps: int
-    then: Schedule = ConstantSchedule()
+    then: str | Schedule = "constant"
 
     def __post_init__(self) -> None:
         _positive(self, "steps")
+        self._set(then=schedule(self.then))
 
     def factor(self, step: Floats) -> Floats:
-        return np.where(step < self.steps, (step + 1) / self.steps, self.then.factor(np.maximum(step - self.steps, 0)))
+        then = schedule(self.then).factor(np.maximum(step - self.steps, 0))
+        return np.where(step < self.steps, (step + 1) / self.steps, then)
 
 
 class InverseScaling(Schedule):

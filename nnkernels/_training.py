@@ -52,25 +52,36 @@ class History:
 
     def __init__(self, device: Device, plan: Plan) -> None:
         self.device, self.plan = device, plan
-        self.loss: Host = np.empty(0)
-        self.steps: Host = np.empty(0, np.int64)
-        self.validation_loss: Host | None = None
         self.seconds = 0.0
+        self._logs: list[tuple[int, float, float | None]] = []
+
+    @property
+    def loss(self) -> Host:
+        """Mean losses, (logs,)."""
+        return np.array([loss for _, loss, _ in self._logs], np.float64)
+
+    @property
+    def steps(self) -> Host:
+        """Steps done, (logs,)."""
+        return np.array([step for step, _, _ in self._logs], np.int64)
+
+    @property
+    def validation_loss(self) -> Host | None:
+        """Losses over the validation data, (logs,), or None."""
+        losses = [loss for _, _, loss in self._logs if loss is not None]
+        return np.array(losses, np.float64) if losses else None
 
     @property
     def steps_per_second(self) -> float:
         """Steps per second of wall time."""
-        return float(self.steps[-1]) / self.seconds if self.seconds else 0.0
+        return self._logs[-1][0] / self.seconds if self._logs and self.seconds else 0.0
 
     def log(self, step: int, loss: float, validation_loss: float | None) -> None:
         """Add a log point."""
-        self.steps, self.loss = np.append(self.steps, step), np.append(self.loss, loss)
-        if validation_loss is not None:
-            before = np.empty(0) if self.validation_loss is None else self.validation_loss
-            self.validation_loss = np.append(before, validation_loss)
+        self._logs.append((step, loss, validation_loss))
 
     def __repr__(self) -> str:
-        final = f"loss {self.loss[-1]:.6g} after {self.steps[-1]:,} steps" if len(self.loss) else "no steps"
+        final = f"loss {self._logs[-1][1]:.6g} after {self._logs[-1][0]:,} steps" if self._logs else "no steps"
         return f"History({final}, {self.steps_per_second:,.0f} steps/s, {self.plan.way} on {self.device})"
 
 
@@ -84,7 +95,7 @@ class Problem(Record):
     x, t : ndarray
         (rows, n_in) and (rows, n_out), in the network's dtype.
     weight : ndarray or None
-        (rows,): sample weights times class weights.
+        (rows,): sample weights times class weights; divided by their mean where the reduction is one.
     """
 
     loss: Loss
@@ -93,28 +104,29 @@ class Problem(Record):
     weight: Host | None
 
     @classmethod
-    def check(cls, network: Sequential, x: Any, y: Any, loss: str | Loss, sample_weight: Any = None) -> Problem:
-        """Check everything about the data, before anything is changed."""
+    def check(
+        cls, network: Sequential, x: Any, y: Any, loss: str | Loss, sample_weight: Any = None, *, whose: str = ""
+    ) -> Problem:
+        """Check everything about the data, before anything is changed; `whose` goes before the names in errors."""
         resolved = _losses.loss(loss)
         resolved.kernel(network.layers[-1].activation_name)
-        host_x = to_rows(x, network.dtype, "x", network.n_in)
-        t = resolved.targets(y, network.n_out, network.dtype)
+        x, y = (_from_own_device(network, value) for value in (x, y))
+        host_x = to_rows(x, network.dtype, f"{whose}x", network.n_in)
+        t = resolved.targets(y, network.n_out, network.dtype, f"{whose}y")
         if len(host_x) != len(t):
-            raise ShapeError(f"x has {len(host_x)} rows and y has {len(t)}; they must be as long")
+            raise ShapeError(f"{whose}x has {len(host_x)} rows and {whose}y has {len(t)}; they must be as long")
         if not len(t):
-            raise DataError("x and y have no rows")
+            raise DataError(f"{whose}x and {whose}y have no rows")
         weight = resolved.row_weights(t)
         if sample_weight is not None:
-            samples = to_weights(sample_weight, network.dtype, len(t))
+            samples = to_weights(sample_weight, len(t), f"{whose}sample_weight")
             weight = samples if weight is None else samples * weight
-        return cls(resolved, host_x, t, None if weight is None else weight.astype(network.dtype))
+        return cls(resolved, host_x, t, None if weight is None else _scaled(weight, resolved, network.dtype))
 
     def factors(self) -> Host:
         """Return each row's factor in the reduced loss of the whole data set."""
-        weight = np.ones(len(self.t)) if self.weight is None else self.weight.astype(np.float64)
-        if self.loss.reduction == "mean":
-            weight = weight / weight.sum()
-        return weight.astype(self.t.dtype)
+        share = 1 / len(self.t) if self.loss.reduction == "mean" else 1.0
+        return np.full(len(self.t), share, self.t.dtype) * (1 if self.weight is None else self.weight)
 
     def to_device(self, network: Sequential) -> Data:
         """Copy the data to the network's device, once."""
@@ -135,7 +147,7 @@ def fit(
     sampling: str,
     validation_data: tuple[Any, ...] | None,
     sample_weight: Any,
-    callbacks: Callback | Callable[[Progress], Any] | Iterable[Any],
+    callbacks: Callback | Callable[[Progress], Any] | Iterable[Any] | None,
     plan: str | Plan | None,
     log_every: int | None,
 ) -> History:
@@ -149,7 +161,9 @@ def fit(
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise TypeError("validation_data must be (x, y) or (x, y, sample_weight)")
         weight = validation_data[2] if len(validation_data) == 3 else None
-        validation = Problem.check(network, validation_data[0], validation_data[1], problem.loss, weight)
+        validation = Problem.check(
+            network, validation_data[0], validation_data[1], problem.loss, weight, whose="validation_data's "
+        )
     log_every = -(-work.steps // LOGS) if log_every is None else _positive("log_every", log_every)
     checked = check_callbacks(callbacks)
 
@@ -161,10 +175,11 @@ def fit(
             resolved,
             problem.to_device(network),
             batch_size=work.batch_size,
+            steps=work.steps,
             sampling=sampling,
             seed=network.next_fit_seed(),
         )
-        validate = None if validation is None else partial(evaluate, network, validation)
+        validate = None if validation is None else Evaluation(network, validation)
         return _run(run, chosen, log_every, checked, validate)
 
 
@@ -224,6 +239,7 @@ def _run(
             logged, total = progress.step, 0.0
             for callback in callbacks:
                 callback.on_log(progress)
+            run.check_still_there()
     for callback in callbacks:
         callback.on_train_end(progress)
     history.seconds = time.perf_counter() - start
@@ -241,26 +257,32 @@ def _advance(run: ComposedRun, first: int, count: int) -> float:
         run.restore()
         raise
     run.restore()
+    if count == 1:
+        raise DivergenceError(first)
     for step in range(first, first + count):  # the same bits again, one step at a time
-        run.keep()
-        run.advance(step, 1)
-        if not run.finite():
-            run.restore()
-            raise DivergenceError(step)
+        _advance(run, step, 1)
     raise AssertionError("a replayed chunk must repeat its bits")  # pragma: no cover
 
 
-def evaluate(network: Sequential, problem: Problem) -> float:
-    """Return the loss over a whole data set, without dropout."""
-    kernels, last = network.device.kernels, network.layers[-1].activation_name
-    loss = getattr(kernels, f"{problem.loss.kernel(last)}_forward")
-    total, factors = kernels.empty((), np.float64), problem.factors()
-    kernels.fill(0, out=total)
-    for rows in _blocks(len(problem.t)):
-        x, t, weight = (kernels.from_host(part[rows]) for part in (problem.x, problem.t, factors))
-        forward = Forward(network, x, last_activation=not problem.loss.from_z(last))
-        _call_all([*forward.calls, partial(loss, forward.output, t, weight, out=total, **problem.loss.scalars)])
-    return float(kernels.to_host(total))
+class Evaluation:
+    """The loss over a whole data set, without dropout: the data go to the device once, to be evaluated many times."""
+
+    def __init__(self, network: Sequential, problem: Problem) -> None:
+        kernels, last = network.device.kernels, network.layers[-1].activation_name
+        loss = getattr(kernels, f"{problem.loss.kernel(last)}_forward")
+        self.kernels, self.total, self.calls = kernels, kernels.empty((), np.float64), list[Call]()
+        factors = problem.factors()
+        for rows in _blocks(len(problem.t)):
+            x, t, weight = (kernels.from_host(part[rows]) for part in (problem.x, problem.t, factors))
+            forward = Forward(network, x, last_activation=not problem.loss.from_z(last))
+            self.calls += forward.calls
+            self.calls.append(partial(loss, forward.output, t, weight, out=self.total, **problem.loss.scalars))
+
+    def __call__(self) -> float:
+        """Return the loss with the network's current parameters."""
+        self.kernels.fill(0, out=self.total)
+        _call_all(self.calls)
+        return float(self.kernels.to_host(self.total))
 
 
 def loss_and_gradients(network: Sequential, problem: Problem) -> tuple[float, dict[str, Array]]:
@@ -281,6 +303,22 @@ def predict(network: Sequential, x: Array) -> Array:
         forward = Forward(network, x[rows])
         _call_all([*forward.calls, partial(kernels.copy, forward.output, out=out[rows])])
     return out
+
+
+def _from_own_device(network: Sequential, value: Any) -> Any:
+    """Bring an array from the network's own device to the host, where data are checked; leave others as they are."""
+    kernels = network.device.kernels
+    return kernels.to_host(value) if kernels.owns(value) and not isinstance(value, np.ndarray) else value
+
+
+def _scaled(weight: Host, loss: Loss, dtype: str) -> Host:
+    """Return row weights, divided by their mean where the reduction is one, in the network's dtype."""
+    with np.errstate(over="ignore"):
+        mean = weight.mean(dtype=np.float64)
+    if not 0 < mean < np.inf:
+        problem = "zero in every row" if mean == 0 else "too large"
+        raise DataError(f"sample_weight times class_weight is {problem}; there is nothing to train on")
+    return (weight / mean if loss.reduction == "mean" else weight).astype(dtype)
 
 
 def _blocks(n_rows: int) -> list[slice]:

@@ -297,8 +297,6 @@ class _Comparison:
             scalars: dict[str, Any] = dict.fromkeys(LOSSES[name].scalars, 0.7) if name in LOSSES else {}
             self.same(f"{name}_forward", prediction, target, weight, out=np.full(leading, 0.5), **scalars)
             self.same(f"{name}_backward", prediction, target, weight, out=p, **scalars)
-        self.same("normalize_weights", weight, out=weight)
-        self.same("normalize_weights", 0 * weight, out=weight)
 
     def check_optimizers(self) -> None:
         """Compare the updates, the penalties and clipping."""

@@ -54,7 +54,18 @@ FITS = {
     "negative weights": ({"sample_weight": -Y}, nnk.DataError, "Weights must be at least 0"),
     "zero weights": ({"sample_weight": 0 * Y}, nnk.DataError, "zero in every row"),
     "half of validation_data": ({"validation_data": (X,)}, TypeError, r"validation_data must be \(x, y\)"),
-    "bad validation_data": ({"validation_data": (X, Y[:3])}, nnk.ShapeError, "x has 6 rows and y has 3"),
+    "bad validation_data": (
+        {"validation_data": (X, Y[:3])},
+        nnk.ShapeError,
+        "validation_data's x has 6 rows and validation_data's y has 3",
+    ),
+    "NaN in validation_data": (
+        {"validation_data": (X, Y * np.nan)},
+        nnk.DataError,
+        "validation_data's y has the value nan in row 0",
+    ),
+    "weights whose sum overflows": ({"sample_weight": [1e308] * 6}, nnk.DataError, "is too large"),
+    "a learning rate of text": ({"optimizer": "sgd:0.1"}, ValueError, "unknown optimizer"),
     "a callback class": ({"callbacks": [nnk.EarlyStopping]}, TypeError, "a callback must be a Callback"),
 }
 
@@ -170,6 +181,13 @@ NETWORKS = {
     "huber delta 0": (lambda: nnk.Huber(delta=0), ValueError, "delta must be positive"),
     "unknown schedule": (lambda: nnk.SGD(0.1, schedule="linear"), ValueError, "unknown schedule"),
     "warm-up of 0 steps": (lambda: nnk.WarmUp(steps=0), ValueError, "steps must be positive"),
+    "a rate of text": (lambda: nnk.SGD("0.1"), TypeError, "SGD: lr must be a number, not '0.1'"),
+    "no rate": (lambda: nnk.Adam(None), TypeError, "Adam: lr must be a number, not None"),
+    "an activation of an activation": (
+        lambda: nnk.Activation(nnk.Activation("tanh")),
+        TypeError,
+        "activation must be a name",
+    ),
     "patience 0": (lambda: nnk.EarlyStopping(patience=0), ValueError, "patience"),
 }
 
@@ -196,3 +214,10 @@ def test_predict_names_what_is_wrong_with_x():
         net.predict([1.0, 2.0, 3.0])
     with pytest.raises(nnk.DataError, match="nan"):
         net.predict([[1.0, 2.0, np.nan]])
+
+
+def test_weights_that_cancel_each_other_are_refused():
+    weight = np.where(LABELS == 0, 1.0, 0.0)
+    loss = nnk.CategoricalCrossEntropy(class_weight=[0, 1, 1])
+    with pytest.raises(nnk.DataError, match="sample_weight times class_weight is zero in every row"):
+        network("softmax", n_out=3).fit(X, LABELS, loss=loss, sample_weight=weight, steps=1)

@@ -157,3 +157,24 @@ def test_devices_lists_every_device_without_importing_numba():
     code = "import nnkernels as nnk, sys; print([s.device for s in nnk.devices()]); assert 'numba' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "['cuda', 'numba', 'numpy']\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [(RuntimeError("boom"), "cannot be loaded: RuntimeError('boom')"), (types, "is no backend")],
+    ids=["raises", "no backend"],
+)
+def test_a_broken_plugin_leaves_the_other_devices_usable(monkeypatch, module, reason):
+    class Point:
+        value = "broken.kernels"
+
+        def load(self):
+            if isinstance(module, Exception):
+                raise module
+            return module
+
+    monkeypatch.setattr(backends, "_entry_points", lambda: {"broken": Point()})
+    statuses = {status.device: status for status in nnk.devices()}
+    assert not statuses["broken"].available
+    assert reason in statuses["broken"].reason
+    assert statuses["numpy"].available

@@ -1,5 +1,6 @@
 """Model files: what is saved comes back bit for bit, and no damaged or foreign file does."""
 
+import json
 import os
 import stat
 
@@ -120,7 +121,9 @@ def test_metadata_that_was_changed_is_refused(saved, change, message):
 
 def test_an_unwritable_path_is_an_error_and_leaves_nothing(tmp_path):
     net = nnk.Sequential(*LAYERS, device="numpy")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(
+        FileNotFoundError, match=r"net\.safetensors cannot be written: there is no folder .*make it first"
+    ):
         net.save(tmp_path / "no such folder" / "net.safetensors")
     assert list(tmp_path.iterdir()) == []
 
@@ -131,3 +134,38 @@ def test_preprocessing_travels_with_a_network_from_file_to_file(saved):
     net.save(path)
     nnk.load(path, device="numpy").save(path)
     assert nnk.load(path, device="numpy").preprocessing == {"columns": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": "1"},
+        {"dtype": "float16"},
+        {"seed": "x"},
+        {"seed": "-1"},
+        {"layers": []},
+        {"layers": [{"n_in": 0, "n_out": 5, "activation": "gelu", "bias": True, "dropout": 0.0}]},
+        {"layers": [{"n_in": 3, "n_out": 5, "activation": "gleu", "bias": True, "dropout": 0.0}]},
+        {"layers": [{"n_in": 5, "n_out": 3, "activation": "gelu", "bias": True, "dropout": 0.0}]},
+    ],
+    ids=str,
+)
+def test_metadata_that_make_no_network_are_refused_even_with_the_right_digest(saved, change):
+    from nnkernels._io.model_file import _digest, _read
+
+    metadata, tensors = _read(saved[1])
+    text = json.dumps(metadata | change)
+    save_file(tensors, saved[1], {"nnkernels": text, "sha256": _digest(text, tensors)})
+    with pytest.raises(nnk.ModelFileError, match="is corrupt"):
+        nnk.load(saved[1])
+
+
+def test_a_device_that_cannot_be_used_is_no_fault_of_the_file(saved):
+    with pytest.raises(nnk.DeviceError):
+        nnk.load(saved[1], device="tpu")
+
+
+def test_a_network_made_with_numpys_scalars_can_be_saved(tmp_path):
+    layer = nnk.Dense(np.int64(2), 2, dropout=np.float32(0.25), bias=np.bool_(True))
+    nnk.Sequential(layer, nnk.Dense(2, 1), device="numpy").save(tmp_path / "net.safetensors")
+    assert nnk.load(tmp_path / "net.safetensors", device="numpy").layers[0] == nnk.Dense(2, 2, dropout=0.25)

@@ -283,32 +283,3 @@ def test_poisson_takes_the_logarithm_of_the_rate_and_poisson_rate_the_rate(kerne
         rtol=0,
         atol=10 * relative(dtype, "loss"),
     )
-
-
-# ---- the weights of a weighted mean ----------------------------------------------------------------------------------
-
-
-def normalize(kernels, place, weight):
-    out = place.blank(weight.shape, weight.dtype)
-    kernels.normalize_weights(place.put(weight), out=out)
-    return place.get(out)
-
-
-@given(layout=layouts(), seed=st.integers(0, 1000))
-def test_normalized_weights_sum_to_one_in_proportion(kernels, arrays, layout, seed):
-    shape, steps, dtype = layout
-    weight = np.random.default_rng(seed).uniform(0.1, 4, shape[:2]).astype(dtype)
-    place = arrays(steps)
-    result = normalize(kernels, place, weight)
-    total = weight.astype(np.float64).sum(-1, keepdims=True)
-    np.testing.assert_allclose(result * total, weight, rtol=relative(dtype, "loss"))
-    assert place.gaps_are_intact()
-
-
-def test_weights_that_are_all_zero_stay_zero_and_spoil_no_other_network(kernels, arrays, dtype):
-    result = normalize(kernels, arrays(), np.array([[0, 0, 0], [1, 0, 3]], dtype))
-    np.testing.assert_array_equal(result, [[0, 0, 0], [0.25, 0, 0.75]])
-
-
-def test_weights_of_a_single_network_need_no_leading_axis(kernels, arrays):
-    np.testing.assert_array_equal(normalize(kernels, arrays(), np.array([1.0, 1, 2])), [0.25, 0.25, 0.5])

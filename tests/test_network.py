@@ -34,6 +34,10 @@ def test_predict_takes_lists_frames_integers_and_one_column(device):
     np.testing.assert_array_equal(net.predict(np.asfortranarray(X)), expected)
     np.testing.assert_array_equal(net(np.ones((1, 3), int)), net(np.ones((1, 3))))
     assert net(np.empty((0, 3))).shape == (0, 2)
+    mixed = pandas.DataFrame({"a": X[:, 0], "b": X[:, 1] > 0, "c": [1, 2, 3, 4, 5, 6]})
+    expected = net.predict(mixed.astype(float).to_numpy())
+    np.testing.assert_array_equal(net.predict(mixed), expected)
+    np.testing.assert_array_equal(net.predict(mixed.convert_dtypes()), expected)
     column = nnk.Sequential(nnk.Dense(1, 2), device=device)
     np.testing.assert_array_equal(column([1, 2]), column([[1.0], [2.0]]))
 
@@ -66,12 +70,26 @@ def test_an_update_changes_all_parameters_or_none():
         ({"0.bias": np.ones(4), "0.weigth": np.ones((3, 4))}, KeyError, "Did you mean '0.weight'"),
         ({"0.bias": np.ones(4), "0.weight": np.ones((4, 3))}, nnk.ShapeError, r"shape \(3, 4\), not \(4, 3\)"),
         ({"0.bias": np.ones(4), "0.weight": np.full((3, 4), np.nan)}, nnk.DataError, "nan"),
+        ({"0.weight": np.full((3, 4), np.nan, np.float32)}, nnk.DataError, "nan"),
         ({"0.bias": [2**24 + 1, 0, 0, 0]}, nnk.DataError, "would truncate"),
     ):
         with pytest.raises(error, match=message):
             net.parameters.update(bad)
     for name, value in before.items():
         np.testing.assert_array_equal(net.parameters[name], value)
+
+
+def test_parameters_can_be_swapped_and_assigned_as_a_mapping(device):
+    net = nnk.Sequential(nnk.Dense(2, 2, bias=False), nnk.Dense(2, 2, bias=False), device=device, rng=0)
+    before = net.parameters.to_host()
+    net.parameters.update({"0.weight": net.parameters["1.weight"], "1.weight": net.parameters["0.weight"]})
+    np.testing.assert_array_equal(net.parameters["0.weight"], before["1.weight"])
+    np.testing.assert_array_equal(net.parameters["1.weight"], before["0.weight"])
+    net.parameters = before
+    np.testing.assert_array_equal(net.parameters["0.weight"], before["0.weight"])
+    for name in ("device", "dtype"):
+        with pytest.raises(AttributeError):
+            setattr(net, name, "float64")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +213,10 @@ def test_descriptions_have_signatures_that_help_can_show():
 def test_a_wrong_argument_is_named_with_the_usage(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+def test_warm_up_leads_to_a_schedule_by_name_too():
+    assert nnk.WarmUp(2, "inverse_scaling") == nnk.WarmUp(2, nnk.InverseScaling())
 
 
 def test_ones_own_schedule_initializer_and_loss_are_a_few_lines():

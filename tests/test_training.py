@@ -1,5 +1,8 @@
 """What fit promises: the arithmetic of a hand-written loop, on every device, in any chunks, and nothing lost."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -118,6 +121,31 @@ def test_a_weight_of_two_is_a_row_given_twice(device):
     same(weighted, repeated)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4], ids="batch={}".format)
+def test_weights_count_in_the_smallest_batch_too(device, batch_size):
+    """By hand: each row's gradient times its weight over the mean weight of all rows, over the rows of the batch."""
+    weight = RNG.uniform(0, 5, 23)
+    net, by_hand = network(device), network("numpy")
+    net.fit(
+        X,
+        Y,
+        loss="half_squared_error",
+        optimizer=nnk.SGD(0.05),
+        batch_size=batch_size,
+        sampling="sequential",
+        sample_weight=weight,
+    )
+    for start in range(0, 23, batch_size):
+        rows = range(start, min(start + batch_size, 23))
+        total = dict.fromkeys(by_hand.parameters, 0.0)
+        for row in rows:
+            _, gradients = by_hand.loss_and_gradients(X[[row]], Y[[row]], loss="half_squared_error")
+            for name, gradient in gradients.items():
+                total[name] = total[name] + gradient * weight[row] / weight.mean() / len(rows)
+        by_hand.parameters = {name: by_hand.parameters[name] - 0.05 * gradient for name, gradient in total.items()}
+    same(by_hand, net)
+
+
 @pytest.mark.parametrize(
     ("class_weight", "weights"),
     [({1: 3.0}, [1, 3]), ([0.5, 2.0], [0.5, 2]), ("balanced", None)],
@@ -203,19 +231,22 @@ def test_a_second_fit_continues_the_weights_with_fresh_state_and_another_order(d
 
 def test_validation_loss_is_that_of_the_logged_weights(device):
     net = network(device)
-    seen = []
+    seen, weight = [], np.arange(1, 9)
+
+    def by_hand(progress):
+        error = progress.network.predict(X[15:]) - Y[15:]
+        seen.append((weight * (error**2).mean(axis=1)).sum() / weight.sum())
+
     history = net.fit(
         X[:15],
         Y[:15],
         loss="mean_squared_error",
         steps=30,
         log_every=10,
-        validation_data=(X[15:], Y[15:], np.arange(1, 9)),
-        callbacks=lambda progress: seen.append(
-            progress.network.evaluate(X[15:], Y[15:], loss="mean_squared_error", sample_weight=np.arange(1, 9))
-        ),
+        validation_data=(X[15:], Y[15:], weight),
+        callbacks=by_hand,
     )
-    np.testing.assert_array_equal(history.validation_loss, seen)
+    np.testing.assert_allclose(history.validation_loss, seen, rtol=1e-12)
 
 
 def test_evaluate_is_the_loss_of_loss_and_gradients_for_more_rows_than_a_block(device):
@@ -266,6 +297,61 @@ def test_early_stopping_brings_back_the_best_weights(device):
     best = history.validation_loss.min()
     assert net.evaluate(X[4:], Y[4:], loss="mean_squared_error") == pytest.approx(best, rel=1e-9)
     assert history.validation_loss[-1] > best
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_an_update_that_overflows_is_a_divergence_and_not_a_standstill(device, optimizer):
+    """A gradient whose square is beyond float32 would make every later update zero."""
+    net = network(device, "float32", layers=[nnk.Dense(3, 2)])
+    net.fit(X, Y, loss="huber", optimizer=optimizer, steps=1)
+    before = net.parameters.to_host()
+    with pytest.raises(nnk.DivergenceError, match="at step 0"):
+        net.fit(X * 1e25, Y, loss=nnk.AbsoluteError(reduction="sum"), optimizer=optimizer, steps=10)
+    for name, value in before.items():
+        np.testing.assert_array_equal(net.parameters[name], value)
+
+
+def test_a_run_that_is_stopped_before_it_begins_has_an_empty_history(device):
+    class Never(nnk.Callback):
+        def on_train_begin(self, progress):
+            progress.stop()
+
+    history = network(device).fit(X, Y, loss="huber", steps=10, callbacks=Never())
+    assert "no steps" in repr(history)
+    assert (len(history.loss), history.validation_loss, history.steps_per_second) == (0, None, 0)
+
+
+def test_a_network_cannot_be_moved_from_under_its_run():
+    net = network("numpy")
+    with pytest.raises(RuntimeError, match="moved to another device while it was training"):
+        net.fit(X, Y, loss="huber", steps=10, callbacks=lambda progress: progress.network.to("numba"))
+
+
+def test_ctrl_c_ends_a_compiled_run_at_its_last_finished_chunk():
+    """A real SIGINT in a process of its own; the weights must be those of a whole number of chunks."""
+    code = """
+import os, signal, threading, numpy as np, nnkernels as nnk
+rng = np.random.default_rng(0)
+x = rng.normal(size=(500, 20))
+arguments = {"loss": "huber", "batch_size": 16}
+def make(): return nnk.Sequential(nnk.Dense(20, 16, activation="tanh"), nnk.Dense(16, 1), device="numba", rng=0)
+make().fit(x, x[:, 0], steps=2, **arguments)
+net = make()
+chunk = net.plan(x, x[:, 0], steps=10**7, **arguments).chunk
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    net.fit(x, x[:, 0], steps=10**7, **arguments)
+except KeyboardInterrupt:
+    pass
+reached = []
+def compare(progress):
+    if np.array_equal(progress.network.parameters.flat, net.parameters.flat):
+        reached.append(progress.step)
+        progress.stop()
+make().fit(x, x[:, 0], steps=10**7, log_every=chunk, callbacks=compare, **arguments)
+assert reached and reached[0] % chunk == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_divergence_names_the_step_and_keeps_the_weights_before_it(device):
@@ -322,9 +408,10 @@ def test_a_callback_that_raises_leaves_the_weights_of_its_log_point(device):
 @pytest.mark.parametrize("sampling", ["permutation", "replacement", "sequential"])
 @pytest.mark.parametrize("batch_size", [None, 4], ids=["full batch", "batch=4"])
 def test_a_training_loop_makes_no_hidden_round_trip(batch_size, sampling):
-    """The strict backend's arrays refuse to be read; the copies that are asked for do not grow with the steps."""
+    """The strict backend's arrays refuse to be read. Copies to the device do not grow with steps or log points; copies
+    from it are as many at every log point: the losses, and a look whether parameters and state are numbers."""
     copies = []
-    for steps in (50, 500):
+    for steps, logs in ((50, 5), (500, 5), (500, 10)):
         strict = StrictBackend()
         with temporary_backend("strict", strict):
             net = nnk.Sequential(
@@ -339,10 +426,24 @@ def test_a_training_loop_makes_no_hidden_round_trip(batch_size, sampling):
                 sampling=sampling,
                 sample_weight=np.arange(1, 24),
                 steps=steps,
-                log_every=steps // 5,
+                log_every=steps // logs,
+                validation_data=(X, Y),
             )
-        copies.append((strict.to_host_calls, strict.from_host_calls))
-    assert copies[0] == copies[1]
+        copies.append((strict.from_host_calls, strict.to_host_calls / logs))
+    assert copies[0] == copies[1] == copies[2]
+
+
+def test_arrays_of_the_networks_own_device_are_taken():
+    strict, reference = StrictBackend(), network("numpy")
+    with temporary_backend("strict", strict):
+        net = network("strict")
+        x, y = strict.from_host(X), strict.from_host(Y)
+        net.fit(x, y, loss="huber", steps=5)
+        reference.fit(X, Y, loss="huber", steps=5)
+        assert net.evaluate(x, y, loss="huber") == reference.evaluate(X, Y, loss="huber")
+        np.testing.assert_array_equal(strict.to_host(net.predict(x)), reference.predict(X))
+        net.parameters["2.bias"] = strict.from_host(np.array([1.0, 2.0]))
+        np.testing.assert_array_equal(net.parameters.to_host()["2.bias"], [1, 2])
 
 
 @pytest.mark.parametrize("read", [float, bool, list, len, np.asarray, lambda a: np.add(a, 1), lambda a: a.tolist()])

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkernels._device import Device
+from nnkernels._device import device as resolve
 from nnkernels._errors import ModelFileError
 from nnkernels._layers import Dense
 from nnkernels._sampling import Key
@@ -92,6 +93,7 @@ def load(path: str | os.PathLike[str], *, device: str | Device | None = None) ->
     from nnkernels._network import Sequential
 
     metadata, tensors = _read(Path(path))
+    device = resolve(device)  # before the `try`: an unavailable device is no fault of the file
     try:
         layers = [Dense(**{name: layer[name] for name in LAYER_FIELDS}) for layer in metadata["layers"]]
         key = Key(int(metadata["seed"]), int(metadata["network"]))
@@ -99,7 +101,7 @@ def load(path: str | os.PathLike[str], *, device: str | Device | None = None) ->
         network.fits = int(metadata["fits"])
         network.parameters.update({name: tensors[name] for name in network.parameters})
         network.preprocessing = metadata.get("preprocessing")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ModelFileError(f"{path} is corrupt: its metadata does not describe its tensors ({error})") from error
     return network
 
@@ -110,6 +112,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     from pathlib import Path  # not above: it would be a fifth of the package's import time
 
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target} cannot be written: there is no folder {target.parent}; make it first")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -145,6 +149,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
         schema, version = metadata["schema"], metadata["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{path} is corrupt: its metadata cannot be read ({error})") from error
+    if not isinstance(schema, int):
+        raise ModelFileError(f"{path} is corrupt: its schema is {schema!r}")
     if schema > SCHEMA:
         raise ModelFileError(
             f"{path} has schema {schema}; this version reads up to {SCHEMA}. Install nnkernels>={version}."

@@ -63,8 +63,8 @@ def load(kind: str) -> Kernels:
         point = _entry_points()[kind]
         try:
             return cast("Kernels", point.load())
-        except ImportError as error:
-            raise BackendUnavailable(kind, f"({point.value}) cannot be imported: {error}") from error
+        except Exception as error:  # whatever a third party's import may raise: the other devices must stay usable
+            raise BackendUnavailable(kind, f"({point.value}) cannot be loaded: {error!r}") from error
     raise DeviceError(f"there is no backend {kind!r}")
 
 
@@ -73,7 +73,10 @@ def probe(kind: str, index: int = 0) -> None:
     if kind in ("numba", "numpy") and index == 0:
         _check_requirements(kind)  # looks for Numba without the half second of importing it
     else:
-        load(kind).probe(index)
+        module = load(kind)
+        if not hasattr(module, "probe"):
+            raise BackendUnavailable(kind, "is no backend: its module has no probe(index)")
+        module.probe(index)
 
 
 def _check_requirements(kind: str) -> None:

@@ -9,7 +9,8 @@ A backend is a *module*; `mypy` and a signature test hold every shipped one to t
 - "..." in a shape stands for leading network axes, none for a single network. Arrays may have any strides.
 - A value that changes from step to step is a *device scalar*: an array of shape () on the device, so that a captured
   graph can be replayed. Python numbers are constants of a run.
-- Accuracy: within 6 ulp of the exact value. Reductions are deterministic.
+- Accuracy: within 6 ulp of the exact value; where a slope crosses zero (silu, gelu), of the larger of its two terms.
+  Reductions are deterministic.
 """
 
 from __future__ import annotations
@@ -116,9 +117,6 @@ class Kernels(Protocol):
     def binary_cross_entropy_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
     def categorical_cross_entropy_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
     def categorical_cross_entropy_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
-
-    def normalize_weights(self, weight: Array, *, out: Array) -> None:
-        """``out = weight / sum(weight)`` over the last axis, zeros where the sum is zero: a weighted mean's factors."""
 
     # ---- optimizers: p, g and the state are flat, (..., P); lr is a device scalar or (..., 1), of p's dtype; step a
     # device scalar, int64, counted from 0. The updates change p and the state in place.

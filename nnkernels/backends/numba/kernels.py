@@ -118,18 +118,6 @@ def categorical_cross_entropy_backward(p: Array, t: Array, weight: Array, *, out
             out.flat[i] = weight.flat[row] * (out.flat[i] * (one - t.flat[i]) - t.flat[i] * others)
 
 
-@kernel
-def normalize_weights(weight: Array, *, out: Array) -> None:
-    """``out = weight / sum(weight)``, zeros where the sum is zero."""
-    rows = weight.shape[-1]
-    for start in range(0, weight.size, max(rows, 1)):
-        total = weight.dtype.type(0)
-        for i in range(start, start + rows):
-            total += weight.flat[i]
-        for i in range(start, start + rows):
-            out.flat[i] = weight.flat[i] / total if total != 0 else total
-
-
 # ---- optimizers ------------------------------------------------------------------------------------------------------
 
 

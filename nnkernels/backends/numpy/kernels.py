@@ -119,12 +119,6 @@ def categorical_cross_entropy_backward(p: Array, t: Array, weight: Array, *, out
     np.multiply(others - t * others.sum(axis=-1, keepdims=True), weight[..., None], out=out)
 
 
-def normalize_weights(weight: Array, *, out: Array) -> None:
-    """``out = weight / sum(weight)``, zeros where the sum is zero."""
-    total = weight.sum(axis=-1, keepdims=True)
-    np.divide(weight, total + (total == 0), out=out)
-
-
 # ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
