@@ -30,8 +30,8 @@ def table(result: dict[str, Any]) -> Table:
         sheet.add_column(column, justify="left" if not column else "right")
     peer = result["rows"][result["peer"]]["median"]
     for name, row in result["rows"].items():
-        spread = f"{row['min']:,.1f} - {row['max']:,.1f}"
-        sheet.add_row(name, f"{row['median']:,.1f}", spread, f"{peer / row['median']:.2f}")
+        spread = f"{row['min']:,.4g} - {row['max']:,.4g}"
+        sheet.add_row(name, f"{row['median']:,.4g}", spread, f"{peer / row['median']:.2f}")
     return sheet
 
 

@@ -5,14 +5,19 @@ A case is a function of `quick` that returns a `Case`. Its first rows are ours; 
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import nnkernels as nnk
+from nnkernels._tables.reading import read_table
 
 
 class Case(NamedTuple):
@@ -106,4 +111,26 @@ def _by_hand(start: nnk.Sequential, x: Any, y: Any, order: Any) -> list[Any]:
     return [w1[None, :], w2[:, None]]
 
 
-CASES: dict[str, Callable[[bool], Case]] = {"import": importing, "sine": sine}
+def reading(quick: bool) -> Case:
+    """A CSV file of numbers, 20 columns: what `nnkernels train` reads it with, against NumPy's own reader."""
+    n_rows = 20_000 if quick else 1_000_000
+    folder = Path(tempfile.mkdtemp(prefix="nnkernels-benchmark-"))
+    atexit.register(shutil.rmtree, folder)
+    values = np.random.default_rng(0).normal(size=(n_rows, 20)).round(6)
+    header = ",".join(f"x{i}" for i in range(20))
+    clean, missing = folder / "clean.csv", folder / "missing.csv"
+    np.savetxt(clean, values, "%.6f", ",", header=header, comments="")
+    lines = clean.read_text().splitlines()
+    lines[1 + n_rows // 2] = lines[1 + n_rows // 2].replace(lines[1 + n_rows // 2].split(",")[3], "", 1)
+    missing.write_text("\n".join(lines) + "\n")
+    np.testing.assert_array_equal(np.column_stack(list(read_table(clean).columns.values())), values)
+    assert sum(np.isnan(column).sum() for column in read_table(missing).columns.values()) == 1
+    rows = {
+        "nnkernels": lambda: read_table(clean),
+        "nnkernels, a cell missing": lambda: read_table(missing),
+        "numpy.loadtxt": lambda: np.loadtxt(clean, delimiter=",", skiprows=1),
+    }
+    return Case(f"CSV, {n_rows:,} rows of 20 numbers", "s", 1, "numpy.loadtxt", rows, 3 if quick else 5)
+
+
+CASES: dict[str, Callable[[bool], Case]] = {"import": importing, "sine": sine, "csv": reading}
