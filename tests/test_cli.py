@@ -223,7 +223,7 @@ def test_notes_are_beside_the_result(run, data):
         (("--target", "y", "--out", "."), "is a folder"),
         (("--target", "y", "--plot", "loss.bmp"), "must end in .png"),
         (("--target", "y", "--plot", "none/loss.png"), "there is no folder"),
-        (("--target", "y", "--lr", "1e30"), "the loss is not finite"),
+        (("--target", "y", "--lr", "1e30"), "not finite at step"),
         (("--target", "kind", "--loss", "huber"), "is for regression"),
     ],
     ids=["target", "delimiter", "folder", "is a folder", "picture", "picture's folder", "divergence", "loss"],
@@ -240,6 +240,14 @@ def test_what_the_user_can_mend_is_1_and_one_line(run, tmp_path, arguments, mess
 def test_outputs_are_checked_before_anything_is_read(run):
     assert "there is no folder" in run("train", "none.csv", "--target", "y", "--out", "none/m.safetensors").stderr
     assert "there is no folder" in run("predict", "none.safetensors", "none.csv", "--out", "none/p.csv").stderr
+
+
+def test_a_target_beyond_float64_is_told_before_training(run, tmp_path):
+    (tmp_path / "huge.csv").write_text("a,y\n" + "".join(f"{i},{i - 29.5}e200\n" for i in range(60)))
+    result = run("train", "huge.csv", "--target", "y", "--out", "m.safetensors", "--json")
+    assert result.exit_code == 1
+    assert "the target 'y' varies beyond the reach of float64" in stop_in(result.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["huge.csv"]
 
 
 @pytest.mark.parametrize("content", [None, "", "a,y\n", "a,y\n1,2\n"], ids=["absent", "empty", "header", "one row"])

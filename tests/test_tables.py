@@ -59,6 +59,14 @@ def study_of(path, target, **settings):
         ("a\n1\n2\n", {"a": [1, 2]}),
         ("a,b\n1e3,-0.5\n2,7\n", {"a": [1000, 2], "b": [-0.5, 7]}),
         ('a,b\n1,"two\nlines"\n2,z\n', {"a": [1, 2], "b": ["two\nlines", "z"]}),
+        ("a,b\n2020_01,\uff12\n2020_02,\uff13\n", {"a": ["2020_01", "2020_02"], "b": ["\uff12", "\uff13"]}),
+        (
+            "a,b,c\n,,\n1,?,\n,2,NA\n\n,n/a,3\n",
+            {"a": [None, 1, None, None], "b": [None, None, 2, None], "c": [None, None, None, 3]},
+        ),
+        ("\ufeffa,b\r\n,1\r\n\r\n2, \r\n, NULL", {"a": [None, 2, None], "b": [1, None, None]}),
+        ("a\n1\n\nNA\n2\n", {"a": [1, None, 2]}),
+        ('a,b\n1,\n"",2\n"3",NA\n', {"a": [1, None, 3], "b": [None, 2, None]}),
     ],
     ids=[
         "plain",
@@ -71,6 +79,11 @@ def study_of(path, target, **settings):
         "one column",
         "floats",
         "newline",
+        "underscores and other digits",
+        "missing at both ends",
+        "missing with a byte order mark",
+        "missing in one column",
+        "missing and quoted",
     ],
 )
 def test_read(write, text, columns):
@@ -108,7 +121,18 @@ def test_another_delimiter_is_found_and_said(write, delimiter, name):
         ("a,b\n1,2\n\n3,4\noops,6\n", "line 5 of .*, column 'a': 'oops' is not a number"),
         ('a,b\n1,"x\ny"\n3,z\noops,z\n', "line 5 of .*, column 'a': 'oops' is not a number"),
         ("a,b\n1,2\ninf,2\n", "line 3 of .*, column 'a': inf is not a finite number"),
-        ("a;b\n1,5;2,5\n2,5;1,5\n", "decimal comma"),
+        ("a;b\n1,5;2,5\n2,5;1,5\n", "line 2 of .*, column 'a': '1,5' has a decimal comma; write decimal points"),
+        ("a;b\nx;1\n0,125;1\n0,250;1\n", "line 3 of .*, column 'a': '0,125' has a decimal comma"),
+        (
+            'a,b\n1,999\n2,"1,000"\n3,"1,000,000"\n',
+            "column 'b': '1,000' has thousands separators; write 1000 for 1,000",
+        ),
+        ("a;b\n1;-1,234.5\n", "column 'b': '-1,234.5' has thousands separators"),
+        ("a;b\n1;1,234\n2;12\n", "thousands separator or a decimal comma; write 1234 or 1.234, and so in the whole"),
+        ("a,b\n1,2\n3,4\n1_000,5\n", "line 4 of .*, column 'a': '1_000' is not a number"),
+        ("a,b\n,2\n\n3\n", "line 4 of .* has 1 cell, and the header has 2"),
+        ("a,b\n,2\n3,\n4,5,\n", "line 4 of .* has 3 cells, and the header has 2"),
+        ("a,b\n,2\n3,\n\ninf,5\n", "line 5 of .*, column 'a': inf is not a finite number"),
         (b"a,b\n1,caf\xe9\n", "not UTF-8 text"),
     ],
     ids=[
@@ -125,12 +149,34 @@ def test_another_delimiter_is_found_and_said(write, delimiter, name):
         "text after a newline",
         "infinite",
         "decimal comma",
+        "decimal comma after text",
+        "thousands",
+        "thousands and a point",
+        "thousands or decimal",
+        "underscore",
+        "short and missing",
+        "long and missing",
+        "infinite and missing",
         "latin-1",
     ],
 )
 def test_what_cannot_be_read_is_named(write, text, message):
     with pytest.raises(nnk.DataError, match=message):
         read_table(write(text))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_numpy_reads_numbers_with_missing_cells(write, monkeypatch, delimiter):
+    monkeypatch.setattr(reading, "_read_cells", None)
+    monkeypatch.setattr(reading, "_read_by_pandas", None)
+    monkeypatch.setattr(reading, "PART", 100)  # many parts
+    rng = np.random.default_rng(0)
+    cells = rng.normal(size=(200, 4))
+    cells[40:][rng.random((160, 4)) < 0.5] = np.nan
+    words = iter(rng.choice(["", " ", *reading.MISSING], cells.size))
+    lines = [delimiter.join(next(words) if np.isnan(cell) else repr(cell) for cell in row) for row in cells.tolist()]
+    table = read_table(write("\n".join([delimiter.join("abcd"), *lines])), delimiter=delimiter)
+    np.testing.assert_array_equal(np.transpose([*table.columns.values()]), cells)
 
 
 def test_a_folder_or_no_file_is_an_os_error(tmp_path):
@@ -237,13 +283,26 @@ def test_the_task_is_told_from_the_target(write, values, task):
         (numbers(), {"loss": "poisson"}, "below 0 in line"),
         ("a,y\n" + "".join(f"{i},\n" for i in range(ROWS)) + "1,2\n3,4\n", {}, "missing in all but 2 rows"),
         ("a,y\n" + "".join(f"{i},{'uvw'[i % 3]}\n" for i in range(ROWS)), {"loss": "binary_cross_entropy"}, "has 3"),
+        ("a,y\n" + "".join(f"{i},{i - 29.5}e200\n" for i in range(ROWS)), {}, "'y' varies beyond .* another unit"),
+        ("a,y\n" + "".join(f"{i},{i - 29.5}e-200\n" for i in range(ROWS)), {}, "'y' varies beyond .* another unit"),
     ],
     ids=["one row", "constant target", "identifier", "text", "constant input", "no input", "loss", "poisson",
-         "no target", "binary"],
+         "no target", "binary", "huge target", "tiny target"],
 )  # fmt: skip
 def test_what_cannot_be_learned_is_named(write, text, settings, message):
     with pytest.raises(nnk.DataError, match=message):
         study_of(write(text), "y", **settings)
+
+
+@pytest.mark.parametrize("name", ["a", "y"])
+def test_a_test_row_out_of_proportion_is_named(write, name):
+    row = int(split(ROWS, None, seed=0).test[0])
+    lines = numbers().splitlines()
+    cells = lines[row + 1].split(",")
+    cells["aby".index(name)] = "1e60"
+    lines[row + 1] = ",".join(cells)
+    with pytest.raises(nnk.DataError, match=rf"line {row + 2} of .*, column '{name}': 1e\+60 is out of all proportion"):
+        study_of(write("\n".join(lines)), "y")
 
 
 def test_splits_cover_all_rows_once_and_keep_the_share_of_classes():

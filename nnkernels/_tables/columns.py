@@ -40,7 +40,7 @@ class Number(Record):
                 f"column {self.name!r}: {n_missing:,} of {len(column):,} cells are missing; "
                 f"filled with the training mean, {self.mean:.6g}"
             )
-        with np.errstate(over="ignore"):  # what float32 cannot hold is the network's to refuse
+        with np.errstate(over="ignore"):  # `encode_columns` refuses what float32 cannot hold
             standardized = ((column - self.mean) / self.std).astype(np.float32)
         return np.where(np.isnan(standardized), np.float32(0), standardized)[:, None]
 
@@ -119,13 +119,21 @@ def encode_columns(table: Table, specs: tuple[Number | Category, ...], notes: li
     Raises
     ------
     DataError
-        A column is missing, or has text where training had numbers.
+        A column is missing, has text where training had numbers, or a number that float32 cannot hold beside those.
     """
     absent = [spec.name for spec in specs if spec.name not in table.columns]
     if len(absent) > 1:
         raise DataError(f"{table.path} lacks columns that the model needs: {', '.join(absent)}")
     columns = [_of_kind(table, spec, table.column(spec.name)) for spec in specs]
-    return np.hstack([spec.encode(column, notes) for spec, column in zip(specs, columns, strict=True)])
+    inputs = [spec.encode(column, notes) for spec, column in zip(specs, columns, strict=True)]
+    for spec, column, part in zip(specs, columns, inputs, strict=True):
+        if not np.isfinite(part).all():
+            row = int(np.argmin(np.isfinite(part[:, 0])))
+            raise DataError(
+                f"{table.where(row)}, column {spec.name!r}: {column[row]:.6g} is out of all proportion to the training "
+                "rows. Correct it, or leave the cell empty if it is missing."
+            )
+    return np.hstack(inputs)
 
 
 def as_text(column: Column) -> Column:

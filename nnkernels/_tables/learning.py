@@ -119,7 +119,14 @@ def prepare(table: Table, target: str, settings: Settings) -> Study:
     columns = learn_columns(table, target, parts.train, table.notes)
     x = encode_columns(table, columns, table.notes)
     model = Model(build(x.shape[1], spec, settings), columns, spec)
-    return Study(model, x, spec.encode(table.column(target)), parts, table)
+    t = spec.encode(table.column(target))
+    if not np.isfinite(t).all():
+        row = int(np.argmin(np.isfinite(t)))
+        raise DataError(
+            f"{table.where(row)}, column {target!r}: {table.column(target)[row]:.6g} is out of all proportion to the "
+            "training rows; correct it, leave the cell empty if it is missing, or give the target in another unit"
+        )
+    return Study(model, x, t, parts, table)
 
 
 def split(n_rows: int, labels: Column | None, seed: int) -> Parts:
@@ -222,17 +229,19 @@ def score(study: Study) -> Scores:
         labels = spec.probabilities(outputs).argmax(axis=1)
         return Scores("majority", {"accuracy": _share(labels == test)}, {"accuracy": _share(majority == test)})
     truth, mean = _own_units(spec, test), float(_own_units(spec, train).mean())
-    return Scores("mean", _errors(spec.decode(outputs), truth), _errors(np.full(len(truth), mean), truth))
+    unit = spec.std
+    return Scores("mean", _errors(spec.decode(outputs), truth, unit), _errors(np.full(len(truth), mean), truth, unit))
 
 
 def _own_units(spec: Regression, t: Column) -> Column:
     return t.astype(np.float64) * spec.std + spec.mean
 
 
-def _errors(predictions: Column, truth: Column) -> dict[str, float]:
-    squared, variance = float(((predictions - truth) ** 2).mean()), float(truth.var())
+def _errors(predictions: Column, truth: Column, unit: float) -> dict[str, float]:
+    """Return R^2 and RMSE; a unit near the target's scale keeps the squares within float64."""
+    squared, variance = float((((predictions - truth) / unit) ** 2).mean()), float((truth / unit).var())
     r2 = 1 - squared / variance if variance else float("nan")
-    return {"R^2": r2, "RMSE": squared**0.5}
+    return {"R^2": r2, "RMSE": squared**0.5 * unit}
 
 
 def _share(hits: Any) -> float:

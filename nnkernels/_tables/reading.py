@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 BOOLEANS = {"true", "True", "TRUE", "false", "False", "FALSE"}
 HEAD = 30  #: lines that the delimiter is told from
+PART = 2**18  #: characters, about, that are looked through for missing cells at a time
+THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 
 
 class Table:
@@ -214,17 +217,21 @@ def _check_widths(path: Path, delimiter: str, width: int) -> None:
 
 
 def _read_numbers(path: Path, delimiter: str, header: list[str], head: list[str]) -> list[Column] | None:
-    """Read by NumPy's C reader, the fastest there is, if the first rows are numbers; None if the others are not."""
+    """Read by NumPy's C reader, the fastest there is, if the first rows are numbers; None if the others are not.
+
+    Missing cells are no obstacle, unless cells are quoted or the delimiter is an unusual one.
+    """
     reader = csv.reader(head, delimiter=delimiter, skipinitialspace=True)
     next(record for record in reader if record)
     n_lines = reader.line_num
-    if any(_number(cell) is None for record in reader for cell in record):
+    if any(cell not in MISSING and _number(cell) is None for record in reader for cell in record):
         return None
+    plain = delimiter in DELIMITERS and not any('"' in line for line in head[n_lines:])
     try:
         rows = np.loadtxt(
-            path,
+            _lines_with_nan(path, delimiter, n_lines) if plain else path,
             delimiter=delimiter,
-            skiprows=n_lines,
+            skiprows=0 if plain else n_lines,
             ndmin=2,
             comments=None,
             quotechar='"',
@@ -233,6 +240,21 @@ def _read_numbers(path: Path, delimiter: str, header: list[str], head: list[str]
     except ValueError:
         return None
     return list(rows.T.copy()) if rows.shape[1] == len(header) else None
+
+
+def _lines_with_nan(path: Path, delimiter: str, n_skipped: int) -> Iterator[str]:
+    """Yield a file's lines with "nan" in its missing cells; a quotation mark is a ValueError."""
+    words, mark = "|".join(re.escape(word) for word in MISSING if word), re.escape(delimiter)
+    after_delimiter = re.compile(rf"{mark} *(?:{words})?(?=[{mark}\n])")
+    first = re.compile(rf"\n *(?:(?:{words})?(?={mark})|(?:{words})(?=\n))")  # a blank line has no cell
+    with path.open(encoding="utf-8-sig") as file:
+        for _ in islice(file, n_skipped):
+            pass
+        while lines := file.readlines(PART):
+            text = "".join(["\n", *lines, "\n"])
+            if '"' in text:
+                raise ValueError
+            yield from first.sub("\nnan", after_delimiter.sub(f"{delimiter}nan", text)).split("\n")
 
 
 def _read_by_pandas(path: Path, delimiter: str, header: list[str]) -> list[Column]:
@@ -299,9 +321,11 @@ def _check_mostly_text(table: Table, name: str, column: Column, counts: Counter[
     n_text, n_cells = sum(counts[text] for text in texts), counts.total()
     row = next(row for row, cell in enumerate(column) if cell is not None and cell.strip() in texts)
     first = f"{table.where(row)}, column {name!r}: {column[row].strip()!r}"
-    n_commas = sum(counts[text] for text in texts if _number(text.replace(",", ".", 1)) is not None)
-    if n_commas > n_text / 2:
-        raise DataError(f"{first} has a decimal comma; write decimal points")
+    commas = [text for text in texts if THOUSANDS.fullmatch(text) or _number(text.replace(",", ".", 1)) is not None]
+    if sum(counts[text] for text in commas) > n_text / 2:
+        row = next(row for row, cell in enumerate(column) if cell is not None and cell.strip() in commas)
+        cell = column[row].strip()
+        raise DataError(f"{table.where(row)}, column {name!r}: {cell!r} has {_about_commas(cell, commas)}")
     if n_text < n_cells / 2:
         others = f" ({n_text} such cells in {n_cells})" if n_text > 1 else ""
         raise DataError(
@@ -310,7 +334,20 @@ def _check_mostly_text(table: Table, name: str, column: Column, counts: Counter[
         )
 
 
+def _about_commas(cell: str, texts: list[str]) -> str:
+    """Return what the commas in a column's cells are, as far as they tell, and what to write instead."""
+    if not all(THOUSANDS.fullmatch(text) for text in texts):
+        return "a decimal comma; write decimal points"
+    if any("." in text or text.count(",") > 1 for text in texts):
+        return "thousands separators; write 1000 for 1,000"
+    plain, decimal = cell.replace(",", ""), cell.replace(",", ".")
+    return f"a thousands separator or a decimal comma; write {plain} or {decimal}, and so in the whole column"
+
+
 def _number(text: str) -> float | None:
+    """Return the number that a text is to NumPy and pandas, too; to Python, 2020_01 is one."""
+    if "_" in text or not text.isascii():
+        return None
     try:
         return float(text)
     except ValueError:

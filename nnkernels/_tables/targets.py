@@ -45,7 +45,8 @@ class Regression(Record):
 
     def encode(self, column: Column) -> Column:
         """Return what the network shall give, (rows,)."""
-        return np.asarray((column - self.mean) / self.std, np.float32)
+        with np.errstate(over="ignore"):  # `prepare` looks for what float32 cannot hold
+            return np.asarray((column - self.mean) / self.std, np.float32)
 
     def decode(self, outputs: Column) -> Column:
         """Return predictions in the target's own units, (rows,)."""
@@ -122,7 +123,8 @@ def learn_target(
     Raises
     ------
     DataError
-        A constant target, text where numbers are needed, too many classes, or a loss that does not fit.
+        A constant target, text where numbers are needed, numbers whose scale float64 cannot hold, too many classes,
+        or a loss that does not fit.
     """
     if loss is not None and loss not in LOSSES[task]:
         other = "classification" if task == "regression" else "regression"
@@ -140,9 +142,16 @@ def learn_target(
             raise DataError(f"the target {target!r} is below 0 in {table.where(int(column.argmin()))}, no count")
         return Regression(target, 0.0, 1.0, log=True)
     values = column if rows is None else column[rows]
-    if not np.std(values) > 0:
+    if values.min() == values.max():
         raise DataError(f"the target {target!r} is constant in the training rows ({values[0]}): nothing to learn")
-    return Regression(target, float(values.mean()), float(values.std()))
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        mean, std = float(values.mean()), float(values.std())
+    if not 0 < std < np.inf:
+        raise DataError(
+            f"the target {target!r} varies beyond the reach of float64, from {values.min():.6g} to {values.max():.6g}; "
+            "correct the cells that are wrong, or give it in another unit"
+        )
+    return Regression(target, mean, std)
 
 
 def _learn_classes(target: str, column: Column, loss: str | None) -> Classification:
