@@ -226,20 +226,26 @@ def _read_numbers(path: Path, delimiter: str, header: list[str], head: list[str]
     n_lines = reader.line_num
     if any(cell not in MISSING and _number(cell) is None for record in reader for cell in record):
         return None
-    plain = delimiter in DELIMITERS and not any('"' in line for line in head[n_lines:])
+    rows = _loadtxt(path, delimiter, n_lines)
+    if rows is None and delimiter in DELIMITERS and not any('"' in line for line in head[n_lines:]):
+        rows = _loadtxt(_lines_with_nan(path, delimiter, n_lines), delimiter, 0)
+    return None if rows is None or rows.shape[1] != len(header) else list(rows.T.copy())
+
+
+def _loadtxt(source: Path | Iterator[str], delimiter: str, n_skipped: int) -> Column | None:
+    """Return an array of numbers, or None if there is anything else."""
     try:
-        rows = np.loadtxt(
-            _lines_with_nan(path, delimiter, n_lines) if plain else path,
+        return np.loadtxt(
+            source,
             delimiter=delimiter,
-            skiprows=0 if plain else n_lines,
+            skiprows=n_skipped,
             ndmin=2,
             comments=None,
             quotechar='"',
-            encoding="utf-8",
+            encoding="utf-8-sig",
         )
     except ValueError:
         return None
-    return list(rows.T.copy()) if rows.shape[1] == len(header) else None
 
 
 def _lines_with_nan(path: Path, delimiter: str, n_skipped: int) -> Iterator[str]:
@@ -251,10 +257,21 @@ def _lines_with_nan(path: Path, delimiter: str, n_skipped: int) -> Iterator[str]
         for _ in islice(file, n_skipped):
             pass
         while lines := file.readlines(PART):
-            text = "".join(["\n", *lines, "\n"])
+            text = "".join(["\n", *lines]).rstrip("\n") + "\n"  # each line between two ends, no blank one at the end
             if '"' in text:
                 raise ValueError
-            yield from first.sub("\nnan", after_delimiter.sub(f"{delimiter}nan", text)).split("\n")
+            if _may_miss(text, delimiter):
+                yield from first.sub("\nnan", after_delimiter.sub(f"{delimiter}nan", text)).split("\n")
+            else:
+                yield from lines
+
+
+def _may_miss(text: str, delimiter: str) -> bool:
+    """Tell, several times faster than by looking for it, whether some lines of numbers may have a missing cell."""
+    if " " in text or "?" in text or delimiter * 2 in text.replace("\n", delimiter):
+        return True
+    without_exponents = text.replace("e", "")
+    return without_exponents.lower() != without_exponents.upper()
 
 
 def _read_by_pandas(path: Path, delimiter: str, header: list[str]) -> list[Column]:
