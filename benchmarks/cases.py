@@ -6,6 +6,7 @@ A case is a function of `quick` that returns a `Case`. Its first rows are ours; 
 from __future__ import annotations
 
 import atexit
+import compileall
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def importing(quick: bool) -> Case:
     def process(code: str) -> Callable[[], Any]:
         return lambda: subprocess.run([sys.executable, "-c", code], check=True)
 
+    compileall.compile_dir(Path(nnk.__file__).parent, quiet=1)  # as pip does when it installs
     rows = {
         "import nnkernels": process("import nnkernels"),
         "import numpy": process("import numpy"),

@@ -1,7 +1,7 @@
 """Immutable descriptions with fields, as frozen dataclasses are.
 
-`dataclasses` compiles several methods for each class: with the descriptions of this package it took 35 ms of every
-`import nnkernels`, more than the whole package may. These methods are written once.
+`dataclasses` compiles several methods for each class, some 0.8 ms a class: for the descriptions of this package more
+than importing all the rest takes. These methods are written once.
 """
 
 from __future__ import annotations
