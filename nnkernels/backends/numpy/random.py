@@ -94,7 +94,7 @@ def _feistel(seed: int, network: Any, epoch: Any, position: Any, n_rows: int) ->
             right = right ^ (_mix(left, odd) & right_mask)
         value = np.where(walking, left << right_bits | right, value)
         walking = value >= n_rows
-    return value
+    return value.astype(np.int64)
 
 
 def _mix(value: UInts, key: UInts) -> UInts:
