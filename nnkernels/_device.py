@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nnkernels import backends
 from nnkernels._errors import BackendUnavailable, DeviceError
 from nnkernels._names import nearest
@@ -38,6 +40,10 @@ class Device(Record):
     def kernels(self) -> Kernels:
         """The backend's module."""
         return backends.load(self.kind)
+
+    def holds(self, value: object) -> bool:
+        """Tell whether `value` is one of the device's own arrays that the host cannot read as it is."""
+        return self.kernels.owns(value) and not isinstance(value, np.ndarray)
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.index}" if self.kind == "cuda" or self.index else self.kind

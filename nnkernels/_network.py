@@ -163,7 +163,7 @@ class Sequential:
         """
         kernels = self.device.kernels
         with kernels.device_scope(self.device.index):
-            if kernels.owns(x) and not isinstance(x, np.ndarray):
+            if self.device.holds(x):
                 return _training.predict(self, self._check_device_array(x))
             rows = kernels.from_host(to_rows(x, self.dtype, "x", self.n_in))
             return kernels.to_host(_training.predict(self, rows))

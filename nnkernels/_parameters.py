@@ -112,7 +112,7 @@ class Parameters(Mapping[str, "Array"]):
 
     def _checked(self, name: str, value: Any) -> Array:
         shape = self.layout.shapes[name]
-        if self._kernels.owns(value) and not isinstance(value, np.ndarray):
+        if self._device.holds(value):
             value = self._kernels.to_host(value)  # to be checked like any other
         host = to_floats(value, self.flat.dtype, f'parameters["{name}"]')
         if host.shape != shape:

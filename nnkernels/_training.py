@@ -307,8 +307,7 @@ def predict(network: Sequential, x: Array) -> Array:
 
 def _from_own_device(network: Sequential, value: Any) -> Any:
     """Bring an array from the network's own device to the host, where data are checked; leave others as they are."""
-    kernels = network.device.kernels
-    return kernels.to_host(value) if kernels.owns(value) and not isinstance(value, np.ndarray) else value
+    return network.device.kernels.to_host(value) if network.device.holds(value) else value
 
 
 def _scaled(weight: Host, loss: Loss, dtype: str) -> Host:

@@ -14,6 +14,7 @@ from nnkernels._errors import DataError
 from nnkernels._layers import Dense
 from nnkernels._network import Sequential
 from nnkernels._record import Record
+from nnkernels._sampling import steps_per_epoch
 from nnkernels._tables.columns import Matrix, encode_columns, learn_columns
 from nnkernels._tables.model import Model
 from nnkernels._tables.reading import Column, Table
@@ -194,7 +195,7 @@ def learn(study: Study, settings: Settings, callbacks: Iterable[Callback] = ()) 
     """
     parts, n_train = study.parts, len(study.parts.train)
     batch_size = min(n_train, settings.batch_size or batch_size_for(n_train))
-    steps_per_epoch = -(-n_train // batch_size)
+    epoch = steps_per_epoch(n_train, batch_size)
     best, network = Best(settings.patience), study.model.network
     try:
         history = network.fit(
@@ -205,13 +206,13 @@ def learn(study: Study, settings: Settings, callbacks: Iterable[Callback] = ()) 
             batch_size=batch_size,
             epochs=settings.epochs,
             validation_data=(study.x[parts.validation], study.t[parts.validation]),
-            log_every=steps_per_epoch,
+            log_every=epoch,
             callbacks=[best, *callbacks],
         )
     except KeyboardInterrupt:
         best.restore(network)
         raise
-    return history, best.best_step // steps_per_epoch
+    return history, best.best_step // epoch
 
 
 def loss_of(study: Study, settings: Settings) -> str:
