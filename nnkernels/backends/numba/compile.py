@@ -70,7 +70,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
 
 @cache
-def _warn_uncached(error: str) -> None:
+def warn_uncached(error: str) -> None:
     logging.getLogger("nnkernels").warning(
         "compiled kernels cannot be cached (%s); set NNKERNELS_CACHE_DIR to a folder you can write to", error
     )
@@ -83,5 +83,5 @@ def kernel(function: Function) -> Function:
         if "NUMBA_JIT_COVERAGE" not in os.environ:  # a cached kernel is not compiled, so its lines would not be seen
             compiled._cache = _Cache(function)
     except OSError as error:
-        _warn_uncached(str(error))
+        warn_uncached(str(error))
     return cast(Function, compiled)
