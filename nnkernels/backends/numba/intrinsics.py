@@ -140,6 +140,23 @@ def totals(c: Context, *vectors: ir.Value) -> ir.Value:
 
 
 @intrinsic
+def any_(c: Context, condition: ir.Value) -> ir.Value:
+    """Whether a truth value holds in some lane."""
+    packed = c.build.bitcast(condition, ir.IntType(c.target.lanes))
+    return c.build.icmp_unsigned("!=", packed, ir.Constant(packed.type, 0))
+
+
+@intrinsic
+def interleave(c: Context, first: ir.Value, second: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The lanes of two vectors in turns: the first half of them, and the second."""
+    n = c.target.lanes
+    turns = [i // 2 + n * (i % 2) for i in range(2 * n)]
+    masks = (ir.Constant(ir.VectorType(HALF, n), part) for part in (turns[:n], turns[n:]))
+    low, high = (c.build.shuffle_vector(first, second, mask) for mask in masks)
+    return low, high
+
+
+@intrinsic
 def where(c: Context, condition: ir.Value, first: Any, second: Any) -> ir.Value:
     """``first`` where the condition holds, else ``second``."""
     first, second = c.unify(first, second)

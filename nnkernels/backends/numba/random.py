@@ -1,149 +1,125 @@
-"""Counter-based random numbers, compiled; the same bits as the NumPy reference, which explains them."""
+"""Counter-based random numbers, compiled from `programs/order.py`; the same bits as the NumPy reference."""
 
 from __future__ import annotations
 
+import ctypes
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnkernels.backends.numba.compile import kernel
-from nnkernels.backends.numpy.random import (
-    FEISTEL_ROUNDS,
-    SORT_LIMIT,
-    STREAM_DROPOUT,
-    STREAM_FEISTEL,
-    STREAM_ROWS,
-    STREAM_SORT,
-)
+from nnkernels.backends.numpy import random as numpy_random
 from nnkernels.backends.protocol import Array
 
-# Every integer is a uint64: Numba computes int64 with uint64 in float64.
-U = np.uint64
-_LOW, _32 = U(0xFFFFFFFF), U(32)
-_M0, _M1, _W0, _W1 = U(0xD2511F53), U(0xCD9E8D57), U(0x9E3779B9), U(0xBB67AE85)
-_MIX0, _MIX1 = U(0x9E3779B97F4A7C15), U(0xD6E8FEB86659FD93)
-_BLOCKS = FEISTEL_ROUNDS // 4
+SOURCE = Path(__file__).parent / "programs" / "order.py"
+_SORT_BLOCK = 1 << 18  # keys that are sorted at a time: networks share a call as long as it stays in the cache
+_SCRATCH = 24 + 1024 + 16  # numbers that the bijection needs beside its output
 
 
-@kernel
-def philox(seed: Any, stream: Any, network: Any, layer: Any, step: Any, item: Any) -> tuple[Any, Any, Any, Any]:
-    """Four 32-bit words, as uint64, of one counter."""
-    step = U(step)
-    c0, c1, c2, c3 = U(item), step & _LOW, U(network), (step >> _32) | (U(stream) << U(24)) | (U(layer) << U(16))
-    k0, k1 = U(seed) & _LOW, U(seed) >> _32
-    for _ in range(10):
-        p0, p1 = c0 * _M0, c2 * _M1
-        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return c0, c1, c2, c3
+class _Order:
+    """The functions of `programs/order.py`; of its arguments only `dropout`'s are real."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        from nnkernels.backends.numba.language import Target
+        from nnkernels.backends.numba.machine import Program, vector_bytes
+
+        self._program = program = Program(SOURCE.read_text(), Target(dtype.name, vector_bytes() // 8))  # owns the code
+        real = {"float32": ctypes.c_float, "float64": ctypes.c_double}[dtype.name]
+
+        def function(name: str, integers: int, *others: Any) -> Any:
+            return program.function(name, *[ctypes.c_uint64] * integers, *others)
+
+        address = ctypes.c_void_p
+        self.replacement = function("replacement", 7, address)
+        self.sequential = function("sequential", 5, address)
+        self.sort_keys = function("sort_keys", 6, address)
+        self.ties = function("ties", 1, address, address)
+        self.permuted = function("permuted", 6, address, address)
+        self.feistel = function("feistel", 8, address, address)
+        self.dropout = function("dropout", 7, real, address)
 
 
-@kernel
-def _pair(seed: Any, stream: Any, network: Any, step: Any, item: Any) -> tuple[Any, Any]:
-    """Two 32-bit words per item: items 2 i and 2 i + 1 share a counter."""
-    first, second, third, fourth = philox(seed, stream, network, 0, step, item // 2)
-    return (third, fourth) if item % 2 else (first, second)
-
-
-@kernel
-def _replacement(seed: Any, network: Any, first_step: Any, n_rows: Any, out: Array) -> None:
-    """Independent uniform rows for one network; out (count, batch)."""
-    for i in range(out.shape[0]):
-        for row in range(out.shape[1]):
-            high, low = _pair(seed, STREAM_ROWS, network, first_step + i, row)
-            out[i, row] = (high * U(n_rows) + (low * U(n_rows) >> _32)) >> _32
-
-
-@kernel
-def _sequential(seed: Any, network: Any, first_step: Any, n_rows: Any, out: Array) -> None:
-    """0, 1, ... cut into batches, for one network; out (count, batch)."""
-    count, batch = out.shape
-    per_epoch = -(-n_rows // batch)
-    for i in range(count):
-        start = (first_step + i) % per_epoch * batch
-        for row in range(batch):
-            out[i, row] = start + row if start + row < n_rows else -1
-
-
-@kernel
-def _permutation_sorted(seed: Any, network: Any, first_step: Any, n_rows: Any, out: Array) -> None:
-    """Permutations as the order of 64-bit keys, for one network; out (count, batch)."""
-    _sequential(seed, network, first_step, n_rows, out)
-    per_epoch = -(-n_rows // out.shape[1])
-    keys = np.empty(n_rows, np.uint64)
-    epoch, table = -1, np.empty(0, np.int64)
-    for i in range(out.shape[0]):
-        if (first_step + i) // per_epoch != epoch:
-            epoch = (first_step + i) // per_epoch
-            for row in range(n_rows):
-                high, low = _pair(seed, STREAM_SORT, network, epoch, row)
-                keys[row] = high << _32 | low
-            table = np.argsort(keys, kind="mergesort")
-        for row in range(out.shape[1]):
-            if out[i, row] >= 0:
-                out[i, row] = table[out[i, row]]
-
-
-@kernel
-def _mix(value: Any, key: Any) -> Any:
-    """Round function: 32 well mixed bits of a half and a round key."""
-    mixed = (value ^ key) * _MIX0
-    return ((mixed ^ (mixed >> _32)) * _MIX1) >> _32
-
-
-@kernel
-def _permutation_feistel(seed: Any, network: Any, first_step: Any, n_rows: Any, out: Array) -> None:
-    """Permutations as a keyed bijection, for one network; out (count, batch)."""
-    _sequential(seed, network, first_step, n_rows, out)
-    per_epoch = -(-n_rows // out.shape[1])
-    bits = 0
-    while U(1) << U(bits) < U(n_rows):
-        bits += 1
-    right_bits = U(bits - bits // 2)
-    left_mask, right_mask = (U(1) << U(bits // 2)) - U(1), (U(1) << right_bits) - U(1)
-    epoch, keys = -1, np.empty(FEISTEL_ROUNDS, np.uint64)
-    for i in range(out.shape[0]):
-        if (first_step + i) // per_epoch != epoch:
-            epoch = (first_step + i) // per_epoch
-            for block in range(_BLOCKS):
-                words = philox(seed, STREAM_FEISTEL, network, 0, epoch, block)
-                keys[4 * block], keys[4 * block + 1], keys[4 * block + 2], keys[4 * block + 3] = words
-        for row in range(out.shape[1]):
-            if out[i, row] < 0:
-                continue
-            value = U(out[i, row])
-            while True:
-                left, right = value >> right_bits, value & right_mask
-                for pair in range(0, FEISTEL_ROUNDS, 2):
-                    left ^= _mix(right, keys[pair]) & left_mask
-                    right ^= _mix(left, keys[pair + 1]) & right_mask
-                value = left << right_bits | right
-                if value < U(n_rows):
-                    break
-            out[i, row] = value
+@cache
+def _order(dtype: np.dtype[Any] = np.dtype(np.float64)) -> _Order:
+    return _Order(dtype)
 
 
 def draw_indices(seed: int, network: int, first_step: int, *, sampling: str, n_rows: int, out: Array) -> None:
     """Write the rows of each step's batch; see the Protocol."""
-    draw = {
-        "replacement": _replacement,
-        "sequential": _sequential,
-        "permutation": _permutation_sorted if n_rows <= SORT_LIMIT else _permutation_feistel,
-    }[sampling]
-    for i, index in enumerate(np.ndindex(out.shape[:-2])):
-        draw(np.uint64(seed), network + i, first_step, n_rows, out[index])
+    if out.size == 0:
+        return
+    order, rows = _order(), _contiguous(out, np.int64)
+    count, batch = out.shape[-2:]
+    key = int(seed), int(network), out.size // (count * batch)
+    shape = int(first_step), count, batch, int(n_rows)
+    if sampling == "replacement":
+        order.replacement(*key, *shape, _address(rows))
+    elif sampling == "sequential":
+        order.sequential(key[-1], *shape, _address(rows))
+    elif n_rows > numpy_random.SORT_LIMIT:
+        bits, scratch = (int(n_rows) - 1).bit_length(), np.empty(_SCRATCH, np.int64)
+        order.feistel(*key, *shape, bits, _address(scratch), _address(rows))
+    else:
+        _sorted(order, key, shape, rows.reshape(-1, count * batch))
+    if rows is not out:
+        out[...] = rows
 
 
-@kernel
-def _dropout_mask(seed: Any, network: Any, layer: Any, step: Array, threshold: Any, keep: Any, out: Array) -> None:
-    size = out.shape[-2] * out.shape[-1]
-    for i in range(0 if size == 0 else out.size // size):
-        for block in range((size + 3) // 4):
-            words = philox(seed, STREAM_DROPOUT, network + i, layer, step[()], block)
-            for k in range(min(4, size - 4 * block)):
-                out.flat[i * size + 4 * block + k] = keep if words[k] >= threshold else 0.0
+def _sorted(order: _Order, key: tuple[int, int, int], shape: tuple[int, int, int, int], out: Array) -> None:
+    """Permutations as the order of 64-bit keys; out (networks, count * batch)."""
+    seed, network, networks = key
+    first_step, count, batch, n_rows = shape
+    per_epoch = -(-n_rows // batch)
+    first_epoch = first_step // per_epoch
+    epochs = (first_step + count - 1) // per_epoch + 1 - first_epoch
+    together = max(1, min(networks, _SORT_BLOCK // (epochs * n_rows)))
+    for first in range(0, networks, together):
+        now = min(together, networks - first)
+        table = _order_of_keys(order, seed, network + first, now, first_epoch, epochs, n_rows)
+        order.permuted(now, *shape, epochs, _address(table), _address(out[first : first + now]))
+
+
+def _order_of_keys(
+    order: _Order, seed: int, network: int, networks: int, first_epoch: int, epochs: int, n_rows: int
+) -> Array:
+    """Return the permutations of some networks and epochs, in the lower 12 bits of a table's numbers.
+
+    A key's upper 52 bits are sorted together with its row, which is faster than to find an order beside the keys. Where
+    two of them are equal, in one of 10**9 tables, the lower bits of the keys decide.
+    """
+    keys = np.empty((networks, epochs, n_rows), np.uint64)
+    order.sort_keys(seed, network, networks, first_epoch, epochs, n_rows, _address(keys))
+    keys.sort(axis=-1, kind="stable" if n_rows < 8 else "quicksort")  # whichever is faster: no two are equal
+    tied = np.empty(1, np.int64)
+    order.ties(keys.size, _address(keys), _address(tied))
+    return _order_of_whole_keys(seed, network, networks, first_epoch, epochs, n_rows) if tied[0] else keys
+
+
+def _order_of_whole_keys(seed: int, network: int, networks: int, first_epoch: int, epochs: int, n_rows: int) -> Array:
+    """Return the same permutations by the reference."""
+    rows = np.empty((networks, epochs, n_rows), np.int64)
+    numpy_random.draw_indices(seed, network, first_epoch, sampling="permutation", n_rows=n_rows, out=rows)
+    return rows
 
 
 def dropout_mask(seed: int, network: int, layer: int, step: Array, rate: float, *, out: Array) -> None:
     """Write 0 with probability `rate`, else 1 / (1 - rate); see the Protocol."""
-    _dropout_mask(np.uint64(seed), network, layer, step, np.uint64(round(rate * 2**32)), 1 / (1 - rate), out)
+    if out.size == 0:
+        return
+    size = out.shape[-2] * out.shape[-1]
+    mask = _contiguous(out, out.dtype)
+    key = int(seed), int(network), out.size // size, int(layer), int(step), size
+    _order(out.dtype).dropout(*key, round(rate * 2**32), 1 / (1 - rate), _address(mask))
+    if mask is not out:
+        out[...] = mask
+
+
+def _contiguous(out: Array, dtype: Any) -> Array:
+    """Return `out` if a program can write to it, else an array that it can write to."""
+    return out if out.flags.c_contiguous and out.dtype == dtype else np.empty(out.shape, dtype)
+
+
+def _address(array: Array) -> int:
+    """Return where a contiguous array's elements are; a third of the time that ``array.ctypes`` takes."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))
