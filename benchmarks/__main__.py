@@ -1,55 +1,85 @@
-"""`python -m benchmarks [--quick] [--case NAME ...] [--json FILE]`."""
+"""`python -m benchmarks`, which is `nnkernels bench`, too."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import machine
-from benchmarks.cases import CASES, Case
-from benchmarks.timing import interleave, summarize
-
-
-def measure(case: Case) -> dict[str, Any]:
-    """Time a case's rows, interleaved; return its figures in its unit."""
-    seconds = interleave(case.rows, case.rounds)
-    figures = {name: summarize([case.scale * value for value in values]) for name, values in seconds.items()}
-    return {"title": case.title, "unit": case.unit, "peer": case.peer, "rounds": case.rounds, "rows": figures}
+from benchmarks import machine, report
+from benchmarks.case import Settings
+from benchmarks.cases import NAMES, cases
+from benchmarks.peers import PEERS
+from benchmarks.workers import Workers
 
 
-def table(result: dict[str, Any]) -> Table:
-    """Return a case's result as a table: median, spread, and how many times faster than the peer."""
-    sheet = Table(title=result["title"], caption=f"median of {result['rounds']} interleaved rounds")
-    for column in ("", result["unit"], "min - max", f"times faster than {result['peer']}"):
-        sheet.add_column(column, justify="left" if not column else "right")
-    peer = result["rows"][result["peer"]]["median"]
-    for name, row in result["rows"].items():
-        spread = f"{row['min']:,.4g} - {row['max']:,.4g}"
-        sheet.add_row(name, f"{row['median']:,.4g}", spread, f"{peer / row['median']:.2f}")
-    return sheet
-
-
-def main() -> None:
-    """Run the cases that are asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time nnkernels beside its peers.")
-    parser.add_argument("--case", action="append", choices=sorted(CASES), help="a case; may be repeated; default: all")
-    parser.add_argument("--quick", action="store_true", help="fewer steps and rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    arguments = parser.parse_args()
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--quick", is_flag=True, help="Fewer steps, sizes and rounds: minutes, and rough figures.")
+@click.option("--case", "names", multiple=True, type=click.Choice(NAMES), help="A case; may be repeated. Default: all.")
+@click.option(
+    "--device", "devices", multiple=True, metavar="NAME", help="Of our own rows; may be repeated. Default: all."
+)
+@click.option(
+    "--peers",
+    multiple=True,
+    type=click.Choice([*PEERS, "none"]),
+    help="Whom to compare with; may be repeated. Default: all.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), metavar="N", help="Rounds of every case.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Of every row. Default: all processors.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the results here.",
+)
+@click.option(
+    "--plot",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Draw a PNG a case here.",
+)
+def command(
+    quick: bool,
+    names: tuple[str, ...],
+    devices: tuple[str, ...],
+    peers: tuple[str, ...],
+    rounds: int | None,
+    threads: int | None,
+    json_file: Path | None,
+    folder: Path | None,
+) -> None:
+    """Time nnkernels beside its peers and beside the best C, after a check that all compute the same."""
+    chosen = tuple(name for name in peers if name != "none") if peers else None
+    settings = Settings(quick, threads or machine.cores(), devices, chosen, rounds)
+    found: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine.describe(),
+        "settings": settings._asdict(),
+        "cases": {},
+    }
     console = Console()
-    report: dict[str, Any] = {"machine": machine.describe(), "date": datetime.now(UTC).date().isoformat(), "cases": {}}
-    for name in arguments.case or CASES:
-        report["cases"][name] = measure(CASES[name](arguments.quick))
-        console.print(table(report["cases"][name]))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    if not console.is_terminal:
+        console.width = 120
+    with Workers() as workers:
+        for name in names or NAMES:
+            for case in cases(name, settings, workers):
+                result = found["cases"][case.name] = case.measure()
+                if case.point is None:
+                    report.show(console, result)
+                if json_file:  # after every case: a run that is interrupted leaves what it found
+                    report.write_json(found, json_file)
+    if points := report.sweeps(found):
+        console.print(report.sweep_table(points, report.sweep_ratios(points)))
+    if folder:
+        for path in report.plot(found, folder):
+            console.print(f"drawn: {path}")
 
 
 if __name__ == "__main__":
-    main()
+    command(prog_name="python -m benchmarks")

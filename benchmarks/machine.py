@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+PACKAGES = (
+    "nnkernels",
+    "numpy",
+    "numba",
+    "jax",
+    "torch",
+    "tensorflow",
+    "tensorflow-cpu",
+    "scikit-learn",
+    "cupy-cuda13x",
+)
+
+
+def cores() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 def describe() -> dict[str, object]:
-    """Return the processor, the number of cores, and the versions that matter."""
+    """Return the processor, the number of cores, the devices, and the versions that matter."""
+    import nnkernels as nnk
+
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("nnkernels", "numpy", "numba")},
+        "devices": [status.device for status in nnk.devices() if status.available],
+        "compiler": _compiler(),
+        "blas": _blas(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
 
 
@@ -26,6 +50,21 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def _compiler() -> str | None:
+    program = shutil.which(os.environ.get("CC", "cc"))
+    if program is None:
+        return None
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    return (answer.splitlines() or ["unknown"])[0]
+
+
+def _blas() -> str:
+    import numpy as np
+
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
 
 
 def _version(package: str) -> str | None:

@@ -8,18 +8,48 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def interleave(rows: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each row in each round, after one round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in rows}
+def timed(function: Callable[[], Any]) -> Callable[[], float]:
+    """Return a row of a case from a function: it runs the function and returns the seconds that this took."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    return run
+
+
+class Absent(Exception):
+    """A row that cannot be run here, with the reason."""
+
+
+def interleave(rows: Mapping[str, Callable[[], float]], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Run every row once a round, after one round that is not counted.
+
+    Returns
+    -------
+    measured : dict of str to list of float
+        What each row measured in each round.
+    lost : dict of str to str
+        Rows that raised `Absent` on the way, with the reason.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in rows}
+    lost: dict[str, str] = {}
     for number in range(rounds + 1):
         for name, run in rows.items():
-            start = time.perf_counter()
-            run()
+            if name in lost:
+                continue
+            try:
+                value = run()
+            except Absent as absent:
+                lost[name] = str(absent)
+                del measured[name]
+                continue
             if number:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                measured[name].append(value)
+    return measured, lost
 
 
-def summarize(seconds: list[float]) -> dict[str, float]:
+def summarize(values: list[float]) -> dict[str, float]:
     """Return median, smallest and largest."""
-    return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

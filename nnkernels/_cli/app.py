@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from nnkernels._cli.bench import bench
 from nnkernels._cli.demo import demo
 from nnkernels._cli.devices import devices
 from nnkernels._cli.predict import predict
@@ -46,5 +47,5 @@ def app(ctx: click.Context, steps: int, as_json: bool) -> None:
         )
 
 
-for command in (devices, train, predict, demo):
+for command in (devices, train, predict, demo, bench):
     app.add_command(command)

@@ -1,0 +1,128 @@
+"""JAX: the whole run in one call, and a call a step. Buffers are donated, the data and the order are on the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import missing
+from benchmarks.problem import Problem
+from benchmarks.workers import Fresh
+
+os.environ.setdefault("JAX_ENABLE_X64", "1")  # float64 problems; float32 ones stay float32, all arrays have a dtype
+
+
+def available() -> str | None:
+    """Return why JAX cannot be used, or None."""
+    return missing("jax")
+
+
+def scan(problem: Problem, *, unroll: int = 1) -> Fresh:
+    """One jitted call: `lax.scan` over the order, or `fori_loop` where every step takes all rows."""
+    import jax
+
+    x, t = jax.device_put(problem.x), jax.device_put(problem.t)
+    order = None if problem.order is None else jax.device_put(problem.order.astype(np.int32))
+    one = _step(problem)
+
+    def whole(state: Any, x: Any, t: Any, order: Any) -> Any:
+        if order is None:
+            return jax.lax.fori_loop(0, problem.steps, lambda _, state: one(state, x, t), state)
+        if problem.batch == 1:  # a scalar index is a slice, where a vector of one index is a gather
+            return jax.lax.scan(
+                lambda state, i: (one(state, x[i][None], t[i][None]), None), state, order[:, 0], unroll=unroll
+            )[0]
+        return jax.lax.scan(lambda state, rows: (one(state, x[rows], t[rows]), None), state, order, unroll=unroll)[0]
+
+    compiled = jax.jit(whole, donate_argnums=0).lower(_start(problem), x, t, order).compile()
+
+    def fresh() -> Callable[[], Any]:
+        state = jax.block_until_ready(_start(problem))
+        return lambda: _weights(jax.block_until_ready(compiled(state, x, t, order)))
+
+    return fresh
+
+
+def step(problem: Problem) -> Fresh:
+    """One jitted call a step, the usual way to write it."""
+    import jax
+
+    x, t = jax.device_put(problem.x), jax.device_put(problem.t)
+    one = _step(problem)
+
+    @partial(jax.jit, donate_argnums=0)
+    def call(state: Any, rows: Any) -> Any:
+        return one(state, x, t) if rows is None else one(state, x[rows], t[rows])
+
+    def fresh() -> Callable[[], Any]:
+        start = jax.block_until_ready(_start(problem))
+
+        def run() -> Any:
+            state = start
+            for number in range(problem.steps):
+                state = call(state, None if problem.order is None else problem.order[number])
+            return _weights(jax.block_until_ready(state))
+
+        return run
+
+    return fresh
+
+
+def _start(problem: Problem) -> Any:
+    """Return fresh buffers of parameters and state; a run gives them away."""
+    import jax
+    import jax.numpy as jnp
+
+    parameters = [jnp.array(array) for array in problem.start]
+    if problem.optimizer == "sgd":
+        return (parameters,)
+    zeros = [jnp.zeros_like(array) for array in parameters]
+    return parameters, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros((), jnp.int32)
+
+
+def _weights(state: Any) -> Any:
+    return [np.asarray(array) for array in state[0]]
+
+
+def _step(problem: Problem) -> Callable[[Any, Any, Any], Any]:
+    """Return a step of training, as a function of state and batch."""
+    import jax
+    import jax.numpy as jnp
+
+    dtype, lr = problem.dtype, problem.lr
+
+    def loss(parameters: list[Any], x: Any, t: Any) -> Any:
+        a = x
+        for layer, weight, bias in problem.by_layer(parameters):
+            a = a @ weight if bias is None else a @ weight + bias
+            a = {"sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh, "relu": jax.nn.relu}.get(layer.activation, lambda z: z)(a)
+        if problem.loss == "categorical_cross_entropy":
+            rows = -(t * jax.nn.log_softmax(a)).sum(1)
+        elif problem.loss == "half_squared_error":
+            rows = 0.5 * ((a - t) ** 2).sum(1)
+        else:
+            rows = ((a - t) ** 2).mean(1)
+        return rows.mean() if problem.reduction == "mean" else rows.sum()
+
+    def sgd(state: Any, x: Any, t: Any) -> Any:
+        (parameters,) = state
+        gradients = jax.grad(loss)(parameters, x, t)
+        return ([p - jnp.asarray(lr, dtype) * g for p, g in zip(parameters, gradients, strict=True)],)
+
+    def adam(state: Any, x: Any, t: Any) -> Any:
+        parameters, m, v, count = state
+        gradients = jax.grad(loss)(parameters, x, t)
+        count = count + 1
+        number = count.astype(dtype)
+        rate = lr / (1 - jnp.asarray(0.9, dtype) ** number)
+        root = jnp.sqrt(1 - jnp.asarray(0.999, dtype) ** number)
+        m = [0.9 * a + 0.1 * g for a, g in zip(m, gradients, strict=True)]
+        v = [0.999 * a + 0.001 * g * g for a, g in zip(v, gradients, strict=True)]
+        new = [p - rate * a / (jnp.sqrt(b) / root + 1e-8) for p, a, b in zip(parameters, m, v, strict=True)]
+        return new, m, v, count
+
+    return sgd if problem.optimizer == "sgd" else adam

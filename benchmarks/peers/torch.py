@@ -1,0 +1,166 @@
+"""PyTorch: a Module with its optimizer, the same by hand in place, and both compiled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.peers import missing
+from benchmarks.problem import Problem
+from benchmarks.workers import Absent, Fresh
+
+
+def available() -> str | None:
+    """Return why PyTorch cannot be used, or None."""
+    return missing("torch")
+
+
+def _torch() -> Any:
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    return torch
+
+
+def module(problem: Problem, *, compiled: bool = False) -> Fresh:
+    """`nn.Sequential`, a loss from `nn.functional`, `torch.optim`: what its users write."""
+    torch = _torch()
+    x, t, order = _data(torch, problem)
+    loss = _loss(torch, problem)
+    build = torch.compile if compiled else lambda function: function
+
+    def forward(net: Any, x: Any, t: Any) -> Any:
+        return loss(net(x), t)
+
+    call = build(forward)
+
+    def fresh() -> Callable[[], Any]:
+        net = _module(torch, problem)
+        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+        optimizer = kinds[problem.optimizer](net.parameters(), lr=problem.lr)
+
+        def run() -> Any:
+            for number in range(problem.steps):
+                rows = None if order is None else order[number]
+                optimizer.zero_grad()
+                (call(net, x, t) if rows is None else call(net, x[rows], t[rows])).backward()
+                optimizer.step()
+            return _weights(net, problem)
+
+        return run
+
+    if compiled:
+        _try(fresh)
+    return fresh
+
+
+def by_hand(problem: Problem, *, compiled: bool = False) -> Fresh:
+    """Forward, backward and update written out, in place, without autograd."""
+    torch = _torch()
+    if problem.optimizer != "sgd":
+        raise Absent("written by hand for plain SGD only")
+    x, t, order = _data(torch, problem)
+    step = _hand_step(torch, problem)
+    if compiled:
+        step = torch.compile(step)
+
+    def fresh() -> Callable[[], Any]:
+        parameters = [torch.from_numpy(array.copy()) for array in problem.start]
+
+        def run() -> Any:
+            with torch.inference_mode():
+                for number in range(problem.steps):
+                    if order is None:
+                        step(parameters, x, t)
+                    else:
+                        step(parameters, x.index_select(0, order[number]), t.index_select(0, order[number]))
+            return [array.numpy() for array in parameters]
+
+        return run
+
+    if compiled:
+        _try(fresh)
+    return fresh
+
+
+def _try(fresh: Fresh) -> None:
+    """Run once: a compiler that does not work here says so now."""
+    try:
+        fresh()()
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        raise Absent(f"torch.compile does not work here: {type(error).__name__}: {lines[0]}"[:160]) from None
+
+
+def _data(torch: Any, problem: Problem) -> tuple[Any, Any, Any]:
+    order = None if problem.order is None else torch.from_numpy(problem.order.copy())
+    return torch.from_numpy(problem.x), torch.from_numpy(problem.t), order
+
+
+def _module(torch: Any, problem: Problem) -> Any:
+    kinds = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
+    parts = []
+    for layer, weight, bias in problem.by_layer(problem.start):
+        linear = torch.nn.Linear(layer.n_in, layer.n_out, bias=layer.bias, dtype=getattr(torch, problem.dtype))
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(weight.T.copy()))
+            if bias is not None:
+                linear.bias.copy_(torch.from_numpy(bias))
+        parts.append(linear)
+        if layer.activation in kinds:
+            parts.append(kinds[layer.activation]())
+    return torch.nn.Sequential(*parts)
+
+
+def _weights(net: Any, problem: Problem) -> Any:
+    arrays = [array.detach().numpy() for array in net.parameters()]
+    return [array.T if array.ndim == 2 else array for array in arrays]
+
+
+def _loss(torch: Any, problem: Problem) -> Callable[[Any, Any], Any]:
+    functional = torch.nn.functional
+    rows = problem.batch if problem.reduction == "mean" else 1
+    if problem.loss == "categorical_cross_entropy":
+        return functional.cross_entropy
+    if problem.loss == "mean_squared_error":
+        return functional.mse_loss
+    return lambda p, t: functional.mse_loss(p, t, reduction="sum") * (0.5 / rows)
+
+
+def _hand_step(torch: Any, problem: Problem) -> Callable[..., None]:
+    share = problem.lr / (problem.batch if problem.reduction == "mean" else 1)
+    if problem.loss == "mean_squared_error":
+        share *= 2 / problem.layers[-1].n_out
+
+    def step(parameters: list[Any], x: Any, t: Any) -> None:
+        layers, outs = problem.by_layer(parameters), [x]
+        for layer, weight, bias in layers:
+            z = outs[-1] @ weight if bias is None else torch.addmm(bias, outs[-1], weight)
+            outs.append(_activate(torch, layer.activation, z))
+        delta = (outs[-1] - t).mul_(share)
+        for number in reversed(range(len(layers))):
+            layer, weight, bias = layers[number]
+            delta = _times_slope(layer.activation, outs[number + 1], delta)
+            before = delta @ weight.T if number else None
+            weight.addmm_(outs[number].T, delta, alpha=-1)
+            if bias is not None:
+                bias.sub_(delta.sum(0))
+            delta = before
+
+    return step
+
+
+def _times_slope(name: str, a: Any, delta: Any) -> Any:
+    if name == "sigmoid":
+        return delta.mul_(a).mul_(1 - a)
+    if name == "tanh":
+        return delta.mul_(1 - a * a)
+    return delta.mul_(a > 0) if name == "relu" else delta
+
+
+def _activate(torch: Any, name: str, z: Any) -> Any:
+    kinds = {"sigmoid": torch.sigmoid_, "tanh": torch.tanh_, "relu": torch.relu_}
+    if name == "softmax":
+        return torch.softmax(z, 1)
+    return kinds[name](z) if name in kinds else z

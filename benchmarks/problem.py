@@ -1,0 +1,147 @@
+"""A training run as every row gets it: the same data, the same start, the same order of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import nnkernels as nnk
+
+Host = np.ndarray[Any, Any]
+SEED = 0
+
+
+class Layer(NamedTuple):
+    """A dense layer."""
+
+    n_in: int
+    n_out: int
+    activation: str = "identity"
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is trained, on what, and for how long.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+        The network.
+    loss, reduction : str, {"mean", "sum"}
+        What is minimized.
+    optimizer, lr : {"sgd", "adam"}, float
+        How.
+    x, t : ndarray
+        (rows, n_in) and (rows, n_out), one-hot for cross-entropy.
+    batch, steps, sampling : int, int, str
+        Rows of a step, number of steps, how rows are drawn.
+    start : list of ndarray
+        Initial weights and biases, in layer order.
+    order : ndarray or None
+        (steps, batch): the rows of each step; None where every step takes all rows.
+    seed : int
+        From which `order` is drawn.
+    """
+
+    layers: tuple[Layer, ...]
+    loss: str
+    reduction: str
+    optimizer: str
+    lr: float
+    x: Host
+    t: Host
+    batch: int
+    steps: int
+    sampling: str
+    start: list[Host]
+    order: Host | None
+    seed: int
+
+    @property
+    def dtype(self) -> str:
+        """Of the data, the weights and all arithmetic."""
+        return self.x.dtype.name
+
+    def first(self, steps: int) -> Problem:
+        """Return the first steps of the run as a run of its own."""
+        return replace(self, steps=steps, order=None if self.order is None else self.order[:steps])
+
+    def wide(self) -> Problem:
+        """Return the same run in float64."""
+        return replace(
+            self, x=self.x.astype(float), t=self.t.astype(float), start=[a.astype(float) for a in self.start]
+        )
+
+    def by_layer(self, arrays: list[Any]) -> list[tuple[Layer, Any, Any]]:
+        """Return each layer with its weight and its bias, or None, from arrays in the order of `start`."""
+        left = iter(arrays)
+        return [(layer, next(left), next(left) if layer.bias else None) for layer in self.layers]
+
+    def own_loss(self) -> Any:
+        """Return the loss as nnkernels names it."""
+        names = {
+            "half_squared_error": nnk.HalfSquaredError,
+            "mean_squared_error": nnk.MeanSquaredError,
+            "categorical_cross_entropy": nnk.CategoricalCrossEntropy,
+        }
+        return names[self.loss](reduction=self.reduction)
+
+    def own_optimizer(self) -> Any:
+        """Return the optimizer as nnkernels names it."""
+        return {"sgd": nnk.SGD, "adam": nnk.Adam}[self.optimizer](self.lr)
+
+    def own_network(self, device: str) -> nnk.Sequential:
+        """Return the network at its start."""
+        net = nnk.Sequential(*dense(self.layers), device=device, dtype=self.dtype, rng=SEED)
+        net.parameters = dict(zip(net.parameters, self.start, strict=True))
+        return net
+
+
+def dense(layers: tuple[Layer, ...], initializer: Any = "glorot_uniform") -> list[nnk.Dense]:
+    """Return the layers as nnkernels has them."""
+    return [
+        nnk.Dense(n_in, n_out, activation, bias, weight_initializer=initializer)
+        for n_in, n_out, activation, bias in layers
+    ]
+
+
+def make(
+    layers: tuple[Layer, ...],
+    x: Host,
+    t: Host,
+    *,
+    loss: str,
+    reduction: str = "mean",
+    optimizer: str = "sgd",
+    lr: float,
+    batch: int | None = None,
+    steps: int,
+    sampling: str = "permutation",
+    dtype: str = "float32",
+    initializer: Any = "glorot_uniform",
+) -> Problem:
+    """Draw the start and the order of rows as nnkernels draws them."""
+    net = nnk.Sequential(*dense(layers, initializer), device="numpy", dtype=dtype, rng=SEED)
+    seed = net.key.for_fit(0)
+    order = None
+    if batch is not None:
+        order = np.empty((steps, batch), np.int64)
+        net.device.kernels.draw_indices(seed, 0, 0, sampling=sampling, n_rows=len(x), out=order)
+    return Problem(
+        layers=layers,
+        loss=loss,
+        reduction=reduction,
+        optimizer=optimizer,
+        lr=lr,
+        x=np.ascontiguousarray(x, dtype),
+        t=np.ascontiguousarray(t, dtype),
+        batch=len(x) if batch is None else batch,
+        steps=steps,
+        sampling=sampling,
+        start=list(net.parameters.to_host().values()),
+        order=order,
+        seed=seed,
+    )

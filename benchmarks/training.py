@@ -1,0 +1,147 @@
+"""A training case: who takes part, that all arrive at the same weights, and then who is how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import nnkernels as nnk
+from benchmarks import reference
+from benchmarks.case import Case, Kind, Row, Settings
+from benchmarks.problem import Host, Problem
+from benchmarks.workers import Absent, Workers
+
+OURS = "benchmarks.ours"
+#: name of a peer on the command line -> its module
+MODULES = {
+    "numpy": "benchmarks.peers.numpy_by_hand",
+    "jax": "benchmarks.peers.jax",
+    "torch": "benchmarks.peers.torch",
+    "tensorflow": "benchmarks.peers.tensorflow",
+    "sklearn": "benchmarks.peers.sklearn",
+    "limits": "benchmarks.limits.rows",
+}
+#: of the largest weight of an array, after the steps that are checked
+TOLERANCE = {"float32": 2e-4, "float64": 1e-9}
+
+
+class Entry(NamedTuple):
+    """A row before it is built.
+
+    Parameters
+    ----------
+    name : str
+        As it is shown.
+    library, function : str
+        Who builds it: a key of `MODULES` or a module, and a function there.
+    options : dict
+        Keyword arguments of the function.
+    share : float
+        Of the steps that it runs, where a step of it takes very long.
+    threads : int or None
+        Where it is faster with fewer than the machine has.
+    unchecked : str
+        Why its weights cannot be those of the others; empty if they must be.
+    """
+
+    name: str
+    library: str
+    function: str
+    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    share: float = 1.0
+    threads: int | None = None
+    unchecked: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """Whose row it is."""
+        return "own" if self.library == OURS else "limit" if self.library == "limits" else "peer"
+
+
+def own_entries(settings: Settings) -> Iterator[Entry]:
+    """Yield our own rows: each device that can be used, each way it may have."""
+    usable = [status.device for status in nnk.devices() if status.available]
+    devices = settings.devices or sorted(usable, key=lambda name: name != "numpy")
+    for device in devices:
+        if device == "numpy":
+            yield Entry("nnkernels numpy", OURS, "fit", {"device": device, "way": "composed"})
+            continue
+        for way in ("composed", "generic", "generated"):
+            yield Entry(f"nnkernels {device}, {way}", OURS, "fit", {"device": device, "way": way})
+
+
+def training_case(
+    settings: Settings,
+    workers: Workers,
+    problem: Problem,
+    entries: Iterable[Entry],
+    *,
+    name: str,
+    title: str,
+    unit: str,
+    scale: float,
+    per_step: float = 1.0,
+    more_is_better: bool = False,
+    checked_steps: int,
+    rounds: int = 7,
+) -> Case:
+    """Build the rows, check each against the reference, and return the case; ours come first.
+
+    Parameters
+    ----------
+    per_step : float
+        Work of one step, in what the unit counts: 1 for steps, the batch for samples.
+    checked_steps : int
+        Length of the run whose weights are compared.
+    """
+    workers.forget()
+    checked = problem.first(checked_steps)
+    expected = reference.train(checked)
+    rows = {}
+    for entry in (*own_entries(settings), *entries):
+        if entry.kind == "peer" and settings.peers is not None and entry.library not in settings.peers:
+            continue
+        rows[entry.name] = _row(settings, workers, problem, entry, checked, expected, per_step)
+    rounds = settings.rounds or (3 if settings.quick else rounds)
+    return Case(name, title, unit, scale, rows, rounds, more_is_better)
+
+
+def _row(
+    settings: Settings,
+    workers: Workers,
+    problem: Problem,
+    entry: Entry,
+    checked: Problem,
+    expected: list[Host],
+    per_step: float,
+) -> Row:
+    module = MODULES.get(entry.library, entry.library)
+    threads = min(entry.threads or settings.threads, settings.threads)
+    steps = max(1, round(problem.steps * entry.share))
+    try:
+        if not entry.unchecked:
+            _, result = workers.row(module, entry.function, checked, threads=threads, **entry.options)
+            off = deviation(result(), expected, problem.dtype)
+            if off and entry.kind != "peer":
+                raise AssertionError(f"{entry.name}: {off}")
+            if off:
+                raise Absent(off)
+        run, _ = workers.row(module, entry.function, problem.first(steps), threads=threads, **entry.options)
+    except Absent as absent:
+        return Row(entry.kind, None, note=str(absent))
+    note = f"weights not compared: {entry.unchecked}" if entry.unchecked else ""
+    return Row(entry.kind, run, steps * per_step, note)
+
+
+def deviation(got: list[Any], expected: list[Host], dtype: str) -> str:
+    """Tell in what weights are not those of the reference; empty if they are."""
+    if len(got) != len(expected):
+        return f"has {len(got)} arrays, not {len(expected)}"
+    for number, (array, right) in enumerate(zip(got, expected, strict=True)):
+        error = np.abs(np.asarray(array, np.float64).reshape(right.shape) - right).max()
+        allowed = TOLERANCE[dtype] * max(1.0, np.abs(right).max())
+        if not error <= allowed:
+            return f"its array {number} is off by {error:.2g}, allowed is {allowed:.2g}"
+    return ""
