@@ -1,0 +1,86 @@
+"""Which program is written for a recipe: rows or units in lanes, and how wide; what each is predicted to take."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from nnkernels._recipe import Recipe
+from nnkernels.backends.numba import generic as _generic
+from nnkernels.backends.numba import rows, units
+from nnkernels.backends.numba.codegen import Generated
+
+WIDEST_LAYER, MOST_PARAMETERS = 256, 20_000  #: beyond them, programs would be too long, or their sums outgrow the caches
+
+
+@lru_cache(maxsize=256)
+def generated(recipe: Recipe, vector_bytes: int | None = None) -> Generated:
+    """Return the program for a recipe; vectors are as wide as the processor's, unless told otherwise."""
+    if vector_bytes is None:
+        from nnkernels.backends.numba.machine import vector_bytes as native
+
+        vector_bytes = native()
+    itemsize = 4 if recipe.dtype == "float32" else 8
+    lanes = vector_bytes // itemsize
+    if strategy(recipe, lanes) == "rows":
+        while lanes > 2 and recipe.batch <= lanes // 2:
+            lanes //= 2
+        return rows.write(recipe, min(lanes, 32 // itemsize) if recipe.batch <= 32 else lanes)
+    narrow = min(lanes, 32 // itemsize)
+    if units.fits_registers(recipe, narrow):  # latency counts there, and narrow vectors have less of it
+        return units.write(recipe, narrow)
+    return units.write(recipe, lanes)
+
+
+@lru_cache(maxsize=256)
+def generic(recipe: Recipe) -> Generated:
+    """Return the program that reads its sizes when it runs."""
+    return _generic.write(recipe, 32 // (4 if recipe.dtype == "float32" else 8))
+
+
+def strategy(recipe: Recipe, lanes: int) -> str:
+    """Return "rows" or "units": what is in lanes."""
+    if units.fits_registers(recipe, min(lanes, 8)):
+        return "units"
+    by_units = units_operations(recipe, lanes)
+    by_rows = rows_operations(recipe, lanes)
+    if recipe.n_parameters > MOST_PARAMETERS:
+        return "units"
+    if any(layer.n_out > WIDEST_LAYER for layer in recipe.layers[1:]):
+        return "rows"
+    return "rows" if by_rows <= by_units else "units"
+
+
+def why_not(recipe: Recipe) -> str | None:
+    """Return why there is no generated program for a recipe, or None."""
+    wide = [layer.n_out for layer in recipe.layers[1:] if layer.n_out > WIDEST_LAYER]
+    if wide and recipe.n_parameters > MOST_PARAMETERS:
+        return f"a layer of {max(wide)} units is wider than {WIDEST_LAYER}, and there are over {MOST_PARAMETERS:,} parameters"
+    return None
+
+
+def units_operations(recipe: Recipe, lanes: int) -> float:
+    """Vector operations of a step with units in lanes."""
+    operations = 40.0
+    for number, layer in enumerate(recipe.layers):
+        vectors = -(-layer.n_out // lanes)
+        last = number == len(recipe.layers) - 1 and number > 0 and layer.n_out <= units.INPUT_LANES_OUTPUTS
+        if last:
+            inputs = -(-layer.n_in // lanes)
+            operations += recipe.batch * (3 * layer.n_out * inputs + 40) + 2 * layer.n_out * inputs
+        else:
+            products = recipe.batch * layer.n_in * vectors
+            operations += 2.5 * products + (products + 3 * recipe.batch * layer.n_in if number else 0)
+            operations += 30 * recipe.batch * vectors + 4 * layer.n_in * vectors
+    return operations
+
+
+def rows_operations(recipe: Recipe, lanes: int) -> float:
+    """Vector operations of a step with rows in lanes."""
+    vectors = -(-recipe.batch // lanes)
+    operations = 40.0 + 5.0 * recipe.n_parameters
+    for number, layer in enumerate(recipe.layers):
+        products = vectors * layer.n_in * layer.n_out
+        operations += products * (3.0 if number else 2.0) + 30.0 * vectors * layer.n_out
+        if not recipe.whole and number == 0:
+            operations += 2.0 * recipe.batch * layer.n_in
+    return operations

@@ -1,0 +1,30 @@
+"""Pieces of whole-run programs that are not elementwise: clipping by norm, the barrier between threads.
+
+Written in the language of `nnkernels.backends.numba.language`, whose functions need no import.
+"""
+
+
+def clip_scale(g, size, limit):
+    """The factor that scales g to a norm of at most `limit`; relative to its largest element, whose square may overflow."""
+    most = splat(real(0.0))
+    for i in range(0, size, LANES):
+        size_of = abs(load(g, i))
+        most = where(size_of > most, size_of, where(size_of == size_of, most, size_of))
+    most = largest(most)
+    unit = where(most > 0, most, 1.0)
+    squares = splat(real(0.0))
+    for i in range(0, size, LANES):
+        ratio = load(g, i) / unit
+        squares = fma(ratio, ratio, squares)
+    norm = sqrt(total(squares))
+    return min(where(norm > 0, limit / unit / norm, 1.0), 1.0)
+
+
+def barrier(sync, meetings):
+    """Wait until all threads have arrived: spin for a while, then let others have the core."""
+    before = atomic_add(sync, 0, 1)
+    turns = 0
+    while atomic_load(sync, 0) < meetings:
+        turns = turns + 1
+        if turns > 2000:
+            yield_thread()

@@ -1,0 +1,219 @@
+"""Whole-run training: all steps in one call of compiled code.
+
+The interface is that of `nnkernels._composed.ComposedRun`: `fit` does not know which of them it drives.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkernels._recipe import Recipe, schedule_values, setting_values
+from nnkernels._sampling import steps_per_epoch
+from nnkernels.backends.numba import threads
+from nnkernels.backends.numba.codegen import ARGUMENTS, Generated
+
+if TYPE_CHECKING:
+    from nnkernels._composed import Data
+    from nnkernels._losses import Loss
+    from nnkernels._network import Sequential
+    from nnkernels._optimizers import Optimizer
+    from nnkernels._plan import Plan
+    from nnkernels.backends.numba.machine import Program
+
+BLOCK_STEPS, BLOCK_ROWS = 8192, 2**18  #: steps of one call at most, and row numbers drawn for it
+BLOCK_SECONDS = 0.05  #: of one call, as predicted: Ctrl-C is noticed after it
+
+_TYPES = {"int": ctypes.c_int64}
+
+
+@lru_cache(maxsize=256)
+def program(source: str, dtype: str, lanes: int) -> Program:
+    """Return the compiled program, once a process."""
+    from nnkernels.backends.numba.machine import Program, Target
+
+    return Program(source, Target(dtype, lanes))
+
+
+class WholeRun:
+    """A training run in compiled code, on a copy of the parameters in the program's own layout.
+
+    Parameters
+    ----------
+    network, loss, optimizer, data, batch_size, steps, sampling, seed
+        As for `ComposedRun`.
+    plan : Plan
+        The way to run: "generic" or "generated".
+    """
+
+    def __init__(
+        self,
+        network: Sequential,
+        loss: Loss,
+        optimizer: Optimizer,
+        data: Data,
+        *,
+        batch_size: int,
+        steps: int,
+        sampling: str,
+        seed: int,
+        plan: Plan,
+    ) -> None:
+        self.network, self.loss, self.optimizer, self.plan = network, loss, optimizer, plan
+        self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
+        self.recipe, self.n_rows = plan.work.recipe, len(data.x)
+        self.flat = network.parameters.flat
+        self.generated = written(self.recipe, plan.way)
+        self.call = program(self.generated.source, self.recipe.dtype, self.generated.lanes).function(
+            "run", *(_TYPES.get(kind, ctypes.c_void_p) for kind in ARGUMENTS.values())
+        )
+        step_seconds = plan.seconds[plan.way] / plan.work.steps
+        block = min(BLOCK_STEPS, BLOCK_ROWS // self.generated.batch, int(BLOCK_SECONDS / max(step_seconds, 1e-9)), steps)
+        self.block = max(1, block)
+        self.threads = min(self.generated.parts, threads.count()) if plan.work.worth_threads else 1
+        self._allocate(data)
+        self.kept = {name: array.copy() for name, array in self._changing().items()}
+
+    def _allocate(self, data: Data) -> None:
+        recipe, generated, dtype = self.recipe, self.generated, self.recipe.dtype
+        arrays: dict[str, Any] = {
+            "parameters": _aligned((1 + generated.n_state) * generated.packing.size, dtype),
+            "workspace": _aligned(generated.workspace, dtype),
+            "order": np.zeros((self.block, generated.batch), np.int64),
+            "counts": np.full(self.block, self.batch_size, np.int64),
+            "schedule": np.zeros((self.block, len(generated.scheduled)), dtype),
+            "settings": setting_values(generated.settings, recipe, self.loss, self.optimizer),
+            "sizes": generated.sizes,
+            "loss": np.zeros(1 + generated.parts),
+            "seeds": np.array([self.seed, self.network.key.network, 0], np.uint64).view(np.int64),
+            "sync": np.zeros(16, np.int64),
+        }
+        weight = None if data.weight is None else data.weight.reshape(-1)
+        columns = generated.columns
+        arrays["x"] = _columns(data.x, generated.batch) if columns else np.ascontiguousarray(data.x)
+        arrays["t"] = _columns(data.t, generated.batch) if columns else _padded_rows(data.t, generated.padded_targets)
+        if weight is not None:
+            weight = _columns(weight[:, None], generated.batch) if columns else np.ascontiguousarray(weight)
+        arrays["weight"] = arrays["settings"] if weight is None else weight
+        self.arrays = arrays
+        self.state = arrays["parameters"][generated.packing.size :]
+        self.total = arrays["loss"][:1]
+        self.drawn = np.empty((self.block, self.batch_size), np.int64)
+
+    def advance(self, first_step: int, count: int) -> None:
+        """Run `count` steps, a block at a time."""
+        packed = self.arrays["parameters"][: self.generated.packing.size]
+        self.generated.packing.pack(self.flat, packed)
+        end = first_step + count
+        while first_step < end:
+            stop = min(first_step + self.block, end)
+            self._advance_block(first_step, stop - first_step)
+            first_step = stop
+        self.generated.packing.unpack(packed, self.flat)
+
+    def take_loss(self) -> float:
+        """Return the sum of the losses of the steps since the last call."""
+        loss = float(self.total[0])
+        self.total[0] = 0
+        return loss
+
+    def keep(self) -> None:
+        """Remember the parameters, the optimizer's state and the loss so far, for `restore`."""
+        for name, array in self._changing().items():
+            np.copyto(self.kept[name], array)
+
+    def restore(self) -> None:
+        """Go back to what was last kept."""
+        for name, array in self._changing().items():
+            np.copyto(array, self.kept[name])
+
+    def finite(self) -> bool:
+        """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
+        return all(bool(np.isfinite(array).all()) for array in self._changing().values())
+
+    def check_still_there(self) -> None:
+        """Raise if a callback has moved the network away from under the run."""
+        if self.network.parameters.flat is not self.flat:
+            raise RuntimeError("the network was moved to another device while it was training; move it before or after")
+
+    def _changing(self) -> dict[str, Any]:
+        return {"parameters": self.flat, "state": self.state, "total": self.total}
+
+    def _advance_block(self, first_step: int, count: int) -> None:
+        self._draw(first_step, count)
+        arrays = self.arrays
+        arrays["seeds"][2] = first_step
+        arrays["sync"][0] = 0
+        given = {name: array.ctypes.data for name, array in arrays.items()} | {"steps": count}
+
+        def run(thread: int, n_threads: int) -> None:
+            self.call(*({**given, "thread": thread, "threads": n_threads}[name] for name in ARGUMENTS))
+
+        threads.together(run, self.threads)
+
+    def _draw(self, first_step: int, count: int) -> None:
+        """Draw the order and the schedule of a block of steps."""
+        arrays, recipe = self.arrays, self.recipe
+        rows = self._rows_of(first_step, count)
+        arrays["schedule"][:count] = schedule_values(
+            self.generated.scheduled, recipe, self.loss, self.optimizer, first_step, rows
+        )
+        if recipe.whole:
+            return
+        arrays["counts"][:count] = rows
+        drawn, order = self.drawn[:count], arrays["order"][:count]
+        direct = self.generated.batch == self.batch_size
+        self.network.device.kernels.draw_indices(
+            self.seed,
+            self.network.key.network,
+            first_step,
+            sampling=self.sampling,
+            n_rows=self.n_rows,
+            out=order if direct else drawn,
+        )
+        if not direct:
+            order[:, : self.batch_size] = drawn
+            order[:, self.batch_size :] = drawn[:, :1]
+        if recipe.factor is None:  # a short batch: the rest of its rows repeats the first one, and counts for nothing
+            np.copyto(order, order[:, :1], where=order < 0)
+
+    def _rows_of(self, first_step: int, count: int) -> Any:
+        """Numbers of rows of a block's batches."""
+        rows = np.full(count, self.batch_size, np.int64)
+        short = self.n_rows % self.batch_size
+        if short and self.sampling != "replacement":
+            per_epoch = steps_per_epoch(self.n_rows, self.batch_size)
+            rows[per_epoch - 1 - first_step % per_epoch :: per_epoch] = short
+        return rows
+
+
+def written(recipe: Recipe, way: str) -> Generated:
+    """Return the program for a recipe: written for it, or the one that reads its sizes when it runs."""
+    from nnkernels.backends.numba import generator
+
+    return generator.generated(recipe) if way == "generated" else generator.generic(recipe)
+
+
+def _aligned(size: int, dtype: str) -> Any:
+    """Return zeros that begin at a cache line."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.zeros(size * itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size * itemsize].view(dtype)
+
+
+def _columns(rows: Any, length: int) -> Any:
+    """Return rows transposed, each column continued with its first element."""
+    columns = np.empty((rows.shape[1], length), rows.dtype)
+    columns[:, : len(rows)] = rows.T
+    columns[:, len(rows) :] = rows[0][:, None]
+    return columns
+
+
+def _padded_rows(rows: Any, width: int) -> Any:
+    padded = np.zeros((len(rows) + 1, width), rows.dtype)
+    padded[:-1, : rows.shape[1]] = rows
+    return padded
