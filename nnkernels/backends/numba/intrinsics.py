@@ -107,7 +107,11 @@ def total(c: Context, vector: ir.Value) -> ir.Value:
 @intrinsic
 def largest(c: Context, vector: ir.Value) -> ir.Value:
     """The largest lane, in every lane; NaN if one of them is."""
-    return _butterfly(c, vector, lambda a, b: where(c, c.build.fcmp_unordered(">", a, b), a, b))
+
+    def larger(a: ir.Value, b: ir.Value) -> ir.Value:
+        return where(c, c.build.fcmp_unordered("!=", a, a), a, where(c, c.build.fcmp_ordered(">", a, b), a, b))
+
+    return _butterfly(c, vector, larger)
 
 
 @intrinsic

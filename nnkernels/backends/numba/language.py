@@ -2,8 +2,8 @@
 
 Whole-run training is written in this language, by hand (`mathematics.py`, `generic.py`) or by a generator (`units.py`,
 `rows.py`); LLVM comes with Numba, whose own compiler is not needed for it. A program is Python text: functions,
-assignments, ``for i in range(...)``, ``while``, ``if``, arithmetic, and the functions of `INTRINSICS`. One lane width and
-one real type hold for the whole program. A value is
+assignments, ``for i in range(...)``, ``while``, ``if``, arithmetic, and the functions of `INTRINSICS`. One lane width
+and one real type hold for the whole program. A value is
 
 - a number that is written down, which takes the type of what it meets;
 - ``int`` (64 bits), ``real`` (the program's float32 or float64), ``double``, or a truth value;
@@ -162,6 +162,7 @@ class Context:
         scope = _Scope(self)
         for description, argument in zip(node.args.args, arguments, strict=True):
             scope.constants[description.arg] = argument
+        scope.settle(node)
         body = node.body[1:] if ast.get_docstring(node) is not None else node.body
         if body and isinstance(body[-1], ast.Return):
             scope.run(body[:-1])
@@ -179,12 +180,21 @@ class _Scope:
         self.constants: dict[str, Any] = {}
         self.variables: dict[str, ir.Value] = {}
 
+    def settle(self, node: ast.FunctionDef) -> None:
+        """Make variables of the arguments that the function assigns to, before a branch can."""
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store) and part.id in self.constants:
+                value = self.context.typed(self.constants[part.id])
+                if not isinstance(value.type, ir.PointerType):
+                    del self.constants[part.id]
+                    self.variables[part.id] = self._variable(part.id, value)
+
     def run(self, body: Iterable[ast.stmt]) -> None:
         """Compile statements."""
         for statement in body:
             try:
                 getattr(self, f"_{type(statement).__name__}")(statement)
-            except (LanguageError, AttributeError, KeyError, TypeError, AssertionError) as error:
+            except (LanguageError, AttributeError, KeyError, TypeError, ValueError, AssertionError) as error:
                 if isinstance(error, LanguageError) and "line:" in str(error):
                     raise
                 raise LanguageError(f"{error!r}\nline: {ast.unparse(statement).splitlines()[0]}") from error
@@ -211,8 +221,6 @@ class _Scope:
         if isinstance(value, ir.Value) and isinstance(value.type, ir.PointerType):
             self.constants[name] = value  # an array is a name for good
             return
-        if name in self.constants and name not in self.variables:  # an argument that is assigned to after all
-            self.variables[name] = self._variable(name, self.context.typed(self.constants.pop(name)))
         if name in self.variables:
             build.store(self.context.convert(value, self.variables[name].type.pointee), self.variables[name])
         else:
@@ -224,8 +232,14 @@ class _Scope:
         return slot
 
     def _AugAssign(self, node: ast.AugAssign) -> None:
-        value = _binary(self.context, node.op, self.value(_as_load(node.target)), self.value(node.value))
-        self._assign(node.target, value)
+        if isinstance(node.target, ast.Subscript):  # its index is computed once
+            pointer = self.element(self.value(node.target.value), self.value(node.target.slice))
+            value = _binary(self.context, node.op, self.context.build.load(pointer), self.value(node.value))
+            self.context.build.store(self.context.convert(value, pointer.type.pointee), pointer)
+            return
+        assert isinstance(node.target, ast.Name)
+        name = ast.Name(node.target.id, ast.Load())
+        self._assign(node.target, _binary(self.context, node.op, self.value(name), self.value(node.value)))
 
     def _Expr(self, node: ast.Expr) -> None:
         self.value(node.value)
@@ -309,12 +323,13 @@ class _Scope:
         return _binary(self.context, node.op, self.value(node.left), self.value(node.right))
 
     def _Compare(self, node: ast.Compare) -> Any:
+        assert len(node.ops) == 1, "a chain of comparisons"
         left, right = self.value(node.left), self.value(node.comparators[0])
         sign = {ast.Lt: "<", ast.Gt: ">", ast.LtE: "<=", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}[
             type(node.ops[0])
         ]
         if not isinstance(left, ir.Value) and not isinstance(right, ir.Value):
-            return {"<": operator.lt, ">": operator.gt, "==": operator.eq, "!=": operator.ne}[sign](left, right)
+            return _COMPARED[sign](left, right)
         left, right = self.context.unify(left, right)
         if not _is_real(left):
             return self.context.build.icmp_signed(sign, left, right)
@@ -330,6 +345,7 @@ class _Scope:
 
     def _Call(self, node: ast.Call) -> Any:
         assert isinstance(node.func, ast.Name)
+        assert not node.keywords, "arguments have no names"
         arguments = [self.value(argument) for argument in node.args]
         if node.func.id in self.context.functions:
             return self.context.call(self.context.functions[node.func.id], arguments)
@@ -338,12 +354,12 @@ class _Scope:
         return INTRINSICS[node.func.id](self.context, *arguments)
 
 
-def _as_load(target: ast.expr) -> ast.expr:
-    return target if isinstance(target, ast.Subscript) else ast.Name(target.id, ast.Load())  # type: ignore[attr-defined]
-
-
 def _literal(value: Any, to: ir.Type) -> Any:
-    return float(value) if isinstance(to, (ir.FloatType, ir.DoubleType)) else int(value)
+    if isinstance(to, (ir.FloatType, ir.DoubleType)):
+        return float(value)
+    if value != int(value):
+        raise LanguageError(f"{value} is no integer")
+    return int(value)
 
 
 def _is_real(value: ir.Value) -> bool:
@@ -363,6 +379,14 @@ _FOLDED: dict[type, Callable[[Any, Any], Any]] = {
     ast.BitAnd: operator.and_,
     ast.BitOr: operator.or_,
     ast.BitXor: operator.xor,
+}
+_COMPARED = {
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
 }
 _REAL = {ast.Add: "fadd", ast.Sub: "fsub", ast.Mult: "fmul", ast.Div: "fdiv"}
 _INTEGER = {

@@ -21,7 +21,7 @@ import llvmlite.binding as llvm
 from nnkernels.backends.numba.compile import cache_folder, warn_uncached
 from nnkernels.backends.numba.language import Target, translate
 
-LIBRARY = tuple(Path(__file__).parent.joinpath("programs", name) for name in ("mathematics.py", "order.py"))
+LIBRARY = tuple(Path(__file__).parent.joinpath("programs", name) for name in ("mathematics.py", "order.py", "pieces.py"))
 _HERE = Path(__file__).parent
 _lock = threading.Lock()
 
@@ -80,7 +80,9 @@ class Program:
 
     def function(self, name: str, *argtypes: Any) -> Any:
         """Return an exported function, callable without the GIL."""
-        return ctypes.CFUNCTYPE(None, *argtypes)(self._engine.get_function_address(name))
+        call = ctypes.CFUNCTYPE(None, *argtypes)(self._engine.get_function_address(name))
+        call.program = self  # type: ignore[attr-defined]  # its code is there as long as somebody can call it
+        return call
 
 
 def _fresh_machine() -> llvm.TargetMachine:

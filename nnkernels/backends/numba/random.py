@@ -24,7 +24,7 @@ class _Order:
         from nnkernels.backends.numba.language import Target
         from nnkernels.backends.numba.machine import Program, vector_bytes
 
-        self._program = program = Program(SOURCE.read_text(), Target(dtype.name, vector_bytes() // 8))  # owns the code
+        program = Program(SOURCE.read_text(), Target(dtype.name, vector_bytes() // 8))
         real = {"float32": ctypes.c_float, "float64": ctypes.c_double}[dtype.name]
 
         def function(name: str, integers: int, *others: Any) -> Any:

@@ -116,6 +116,7 @@ def log(x):
 
 
 def log1p(x):
-    """log(1 + x), with the rounding of 1 + x put right."""
+    """log(1 + x), with the rounding of 1 + x put right; not where that is no number, at -1 and infinity."""
     u = 1 + x
-    return log(u) + (x - (u - 1)) / u
+    lost = (x - (u - 1)) / u
+    return log(u) + where(lost == lost, lost, 0)
