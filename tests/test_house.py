@@ -45,6 +45,19 @@ def test_training_on_numpy_does_not_import_numba():
     run(code)
 
 
+def test_a_network_on_numba_is_made_moved_saved_and_draws_rows_without_importing_numba(tmp_path):
+    code = (
+        "import nnkernels as nnk, numpy as np, sys; net = nnk.Sequential(nnk.Dense(1, 3), device='numba');"
+        f"net.to('numpy').to('numba').save({str(tmp_path / 'net.safetensors')!r});"
+        f"kernels = nnk.load({str(tmp_path / 'net.safetensors')!r}, device='numba').device.kernels;"
+        "rows, mask = np.empty((8, 4), np.int64), np.empty((1, 8, 4));"
+        "kernels.draw_indices(1, 0, 0, sampling='permutation', n_rows=9, out=rows);"
+        "kernels.dropout_mask(1, 0, 0, np.array(0), 0.5, out=mask);"
+        "assert 'numba' not in sys.modules"
+    )
+    run(code)
+
+
 def test_no_public_name_is_hidden_by_a_module_of_that_name():
     """Importing every submodule must leave every public function callable."""
     submodules = [info.name for info in pkgutil.walk_packages(nnk.__path__, "nnkernels.")]

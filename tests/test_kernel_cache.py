@@ -1,15 +1,20 @@
 """Compiled kernels are kept for the next process, in a folder of the user's own."""
 
+import inspect
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nnkernels as nnk
+from nnkernels.backends.numba import kernels
+from nnkernels.backends.numba.compile import kernel
 
 CODE = """
 import logging, numpy as np
@@ -72,3 +77,55 @@ def test_an_edit_of_any_source_that_kernels_take_from_is_noticed(run, tmp_path, 
     source = tmp_path / "nnkernels" / "backends" / edited
     source.write_text(source.read_text() + "\n# edited\n")
     assert run(tmp_path / "kernels")[0] == 0
+
+
+# ---- a kernel before and after its first call ------------------------------------------------------------------------
+
+
+def double(x, *, out):
+    """Twice as much."""
+    for i in range(x.size):
+        out.flat[i] = 2 * x.flat[i]
+
+
+def test_a_kernel_looks_like_its_function_and_is_compiled_when_it_is_called():
+    lazy = kernel(double)
+    assert lazy.__name__ == "double"
+    assert lazy.__doc__ == double.__doc__
+    assert inspect.signature(lazy) == inspect.signature(double)
+    assert not hasattr(lazy, "__array__")
+    assert "dispatcher" not in vars(lazy)
+    out = np.empty(3)
+    lazy(np.arange(3.0), out=out)
+    assert out.tolist() == [0, 2, 4]
+    assert "dispatcher" in vars(lazy)
+    assert len(lazy.signatures) == 1  # an attribute of Numba's
+
+
+def test_a_kernel_may_be_asked_of_before_it_is_called():
+    assert kernel(double).signatures == []
+
+
+def test_threads_that_call_a_kernel_first_share_what_is_compiled():
+    lazy, start, seen = kernel(double), threading.Barrier(4), []
+
+    def call():
+        out = np.empty(3)
+        start.wait()
+        lazy(np.arange(3.0), out=out)
+        seen.append((id(lazy.dispatcher), out.tolist()))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [(id(lazy.dispatcher), [0, 2, 4])] * 4
+
+
+def test_a_kernel_that_another_one_calls_is_compiled_with_it():
+    z = np.array([[0.0, 1.0]])
+    out = np.empty_like(z)
+    kernels.softmax_forward(z, out=out)
+    np.testing.assert_allclose(out, np.exp(z) / np.exp(z).sum())
+    assert "dispatcher" in vars(kernels._softmax)
