@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.ir as ir
+from llvmlite import ir
 
 from nnkernels.backends.numba.language import BOOL, DOUBLE, FLAGS, HALF, INT, Context
 

@@ -10,9 +10,9 @@ and one real type hold for the whole program. A value is
 - a vector of the program's lanes of one of these: ``load(p, i)``, or what a scalar becomes when it meets a vector;
 - an array, which stands for its first element: ``p[i]``, ``load(p, i)``, ``store(p, i, v)``.
 
-A function is compiled where it is called, with the types it is called with, so that one text serves scalars and vectors.
-Products and sums are contracted to fused multiply-adds; nothing is reassociated and NaN is kept, so that the same text
-gives the same bits and a number that is none is noticed. ``>>``, ``//`` and ``%`` take integers as unsigned.
+A function is compiled where it is called, with the types it is called with, so that one text serves scalars and
+vectors. Products and sums are contracted to fused multiply-adds; nothing is reassociated and NaN is kept, so that the
+same text gives the same bits and a number that is none is noticed. ``>>``, ``//`` and ``%`` take integers as unsigned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import llvmlite.ir as ir
+from llvmlite import ir
 
 FLAGS = ("contract", "nsz")
 INT, HALF, BOOL, DOUBLE = ir.IntType(64), ir.IntType(32), ir.IntType(1), ir.DoubleType()

@@ -1,7 +1,7 @@
 """From a program to a function that can be called: LLVM's optimizer, object files kept on disk, ctypes.
 
-A program's machine code is kept in the user's cache folder and loaded without Numba, whose import alone would take longer
-than many a training run.
+A program's machine code is kept in the user's cache folder and loaded without Numba, whose import alone would take
+longer than many a training run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import llvmlite.binding as llvm
 from nnkernels.backends.numba.compile import cache_folder, warn_uncached
 from nnkernels.backends.numba.language import Target, translate
 
-LIBRARY = tuple(Path(__file__).parent.joinpath("programs", name) for name in ("mathematics.py", "order.py", "pieces.py"))
+LIBRARY = tuple(
+    Path(__file__).parent.joinpath("programs", name) for name in ("mathematics.py", "order.py", "pieces.py")
+)
 _HERE = Path(__file__).parent
 _lock = threading.Lock()
 

@@ -15,6 +15,7 @@ from nnkernels.backends.protocol import Array
 SOURCE = Path(__file__).parent / "programs" / "order.py"
 _SORT_BLOCK = 1 << 18  # keys that are sorted at a time: networks share a call as long as it stays in the cache
 _SCRATCH = 24 + 1024 + 16  # numbers that the bijection needs beside its output
+_FLOAT64 = np.dtype(np.float64)  # indices come from the program of either dtype
 
 
 class _Order:
@@ -41,7 +42,7 @@ class _Order:
 
 
 @cache
-def _order(dtype: np.dtype[Any] = np.dtype(np.float64)) -> _Order:
+def _order(dtype: np.dtype[Any] = _FLOAT64) -> _Order:
     return _Order(dtype)
 
 
