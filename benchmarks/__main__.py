@@ -79,6 +79,8 @@ def command(
     if folder:
         for path in report.plot(found, folder):
             console.print(f"drawn: {path}")
+    if wrong := report.wrong(found):
+        raise click.ClickException("not the weights of the reference: " + "; ".join(wrong))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from benchmarks.timing import interleave, summarize
 
 Kind = Literal["own", "peer", "limit"]
 
+WRONG = "computes something else"  #: begins the note of a row whose result is not the reference's
+
 
 class Settings(NamedTuple):
     """What the user asked for.

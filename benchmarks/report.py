@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.case import WRONG
+
 Result = dict[str, Any]
 COLORS = {"own": "#1f77b4", "peer": "0.6", "limit": "#2ca02c"}
 
@@ -86,12 +88,25 @@ def sweeps(report: dict[str, Any]) -> dict[str, Result]:
     return {name: result for name, result in report["cases"].items() if "point" in result}
 
 
+def wrong(report: dict[str, Any]) -> list[str]:
+    """Return the rows, ours and the limits', that compute something else than the reference."""
+    return [
+        f"{case}, {name}"
+        for case, result in report["cases"].items()
+        for name, row in result["rows"].items()
+        if row["kind"] != "peer" and row["note"].startswith(WRONG)
+    ]
+
+
 def show(console: Console, result: Result) -> None:
     """Print a case, and what is to be said about its rows."""
     console.print(table(result))
+    notes: dict[str, list[str]] = {}
     for name, row in result["rows"].items():
         if row["note"]:
-            console.print(Text(f"{name}: {'' if 'median' in row else 'absent, '}{row['note']}", "dim"))
+            notes.setdefault(("" if "median" in row else "absent, ") + row["note"], []).append(name)
+    for note, names in notes.items():
+        console.print(Text(f"{' | '.join(names)}: {note}", "dim"))
     console.print()
 
 

@@ -68,7 +68,7 @@ class Workers:
         self.built = 0
 
     def row(
-        self, module: str, function: str, *arguments: Any, threads: int, **options: Any
+        self, module: str, function: str, *arguments: Any, processors: int, **options: Any
     ) -> tuple[Callable[[], float], Callable[[], Any]]:
         """Build a row; return what runs it and tells the seconds, and what runs it and gives its result.
 
@@ -77,9 +77,9 @@ class Workers:
         Absent
             The row cannot be run here.
         """
-        worker = self.running.get((module, threads))
+        worker = self.running.get((module, processors))
         if worker is None:
-            worker = self.running[module, threads] = Worker(module, threads)
+            worker = self.running[module, processors] = Worker(module, processors)
         self.built += 1
         key = self.built
         worker.ask("build", key, function, arguments, options)
@@ -110,6 +110,8 @@ def _serve(pipe: Connection, module: str, threads: int) -> None:
     """Answer messages until the other end is closed."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    if ".peers." in module:  # notices of libraries would stand between the tables; errors come back as answers
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     rows: dict[int, Fresh] = {}
     while True:
         try:

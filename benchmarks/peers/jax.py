@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.operations import Operation
 from benchmarks.peers import missing
 from benchmarks.problem import Problem
 from benchmarks.workers import Fresh
@@ -126,3 +127,56 @@ def _step(problem: Problem) -> Callable[[Any, Any, Any], Any]:
         return new, m, v, count
 
     return sgd if problem.optimizer == "sgd" else adam
+
+
+def operation(op: Operation) -> Fresh:
+    """One jitted call, waited for."""
+    import jax
+
+    arrays = {name: jax.device_put(array) for name, array in op.arrays().items()}
+    compiled = jax.jit(_function(op)).lower(**arrays).compile()
+
+    def run() -> Any:
+        results: Any = []
+        for _ in range(op.loops):
+            results = jax.block_until_ready(compiled(**arrays))
+        return [np.asarray(array) for array in results]
+
+    return lambda: run
+
+
+def _function(op: Operation) -> Callable[..., Any]:
+    import jax
+    import jax.numpy as jnp
+
+    def backward(x: Any, w: Any, dz: Any) -> Any:
+        return dz @ w.T, x.T @ dz, dz.sum(0)
+
+    def pair(z: Any, da: Any) -> Any:
+        a, back = jax.vjp(jax.nn.sigmoid, z)
+        return a, back(da)[0]
+
+    def rows(p: Any, t: Any) -> Any:
+        d = p - t
+        elementwise = {
+            "half_squared_error": lambda: p.shape[1] * d**2 / 2,
+            "mean_squared_error": lambda: d**2,
+            "absolute_error": lambda: jnp.abs(d),
+            "huber": lambda: jnp.where(jnp.abs(d) <= 1, d**2 / 2, jnp.abs(d) - 0.5),
+            "poisson": lambda: jnp.exp(p) - t * p,
+            "poisson_rate": lambda: p - t * jnp.log(p),
+            "binary_cross_entropy": lambda: jnp.logaddexp(0, p) - t * p,
+            "categorical_cross_entropy": lambda: -p.shape[1] * t * jax.nn.log_softmax(p),
+        }
+        return elementwise[op.name]().mean(1)
+
+    def loss(p: Any, t: Any, weight: Any) -> Any:
+        return jax.value_and_grad(lambda p: (weight * rows(p, t)).sum())(p)
+
+    functions = {
+        "matmul_forward": lambda x, w, b: (x @ w + b,),
+        "matmul_backward": backward,
+        "sigmoid_forward": lambda z: (jax.nn.sigmoid(z),),
+        "sigmoid_pair": pair,
+    }
+    return functions.get(op.name, loss)

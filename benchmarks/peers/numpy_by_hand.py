@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.operations import Operation
 from benchmarks.problem import Problem
-from benchmarks.workers import Fresh
+from benchmarks.workers import Absent, Fresh
 
 
 def available() -> str | None:
@@ -169,3 +170,25 @@ def sine(problem: Problem) -> Fresh:
         return run
 
     return fresh
+
+
+def operation(op: Operation) -> Fresh:
+    """Sigmoid and its backward pass, in place."""
+    if not op.name.startswith("sigmoid"):
+        raise Absent("is what our own numpy row is")
+    arrays = op.arrays()
+    z, da, results = arrays["z"], arrays.get("da"), [np.empty_like(array) for array in arrays.values()]
+
+    def run() -> Any:
+        for _ in range(op.loops):
+            np.negative(z, out=results[0])
+            np.exp(results[0], out=results[0])
+            np.add(results[0], 1, out=results[0])
+            np.reciprocal(results[0], out=results[0])
+            if da is not None:
+                np.subtract(1, results[0], out=results[1])
+                np.multiply(results[1], results[0], out=results[1])
+                np.multiply(results[1], da, out=results[1])
+        return results
+
+    return lambda: run

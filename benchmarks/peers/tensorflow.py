@@ -19,7 +19,6 @@ def available() -> str | None:
 
 
 def _tensorflow() -> Any:
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # its default, said aloud: unset, it prints a notice
     import tensorflow as tf
 
     threads = int(os.environ["OMP_NUM_THREADS"])
@@ -58,10 +57,9 @@ def keras(problem: Problem) -> Fresh:
     _tensorflow()
     import keras
 
-    x, t = problem.x, problem.t
-    if problem.order is not None:
-        x, t = x[problem.order.ravel()], t[problem.order.ravel()]
-    epochs = problem.steps if problem.order is None else 1
+    # one epoch over the batches of all steps: an epoch costs much more than a step
+    order = np.tile(np.arange(problem.batch), problem.steps) if problem.order is None else problem.order.ravel()
+    x, t = problem.x[order], problem.t[order]
     keras.config.set_floatx(problem.dtype)
     layers = [
         keras.layers.Dense(layer.n_out, "linear" if layer.activation == "identity" else layer.activation, layer.bias)
@@ -79,7 +77,7 @@ def keras(problem: Problem) -> Fresh:
                 variable.assign(keras.ops.zeros_like(variable))
 
         def run() -> Any:
-            model.fit(x, t, batch_size=problem.batch, epochs=epochs, shuffle=False, verbose=0)
+            model.fit(x, t, batch_size=problem.batch, shuffle=False, verbose=0)
             return model.get_weights()
 
         return run

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.operations import Operation
 from benchmarks.peers import missing
 from benchmarks.problem import Problem
 from benchmarks.workers import Absent, Fresh
@@ -164,3 +165,58 @@ def _activate(torch: Any, name: str, z: Any) -> Any:
     if name == "softmax":
         return torch.softmax(z, 1)
     return kinds[name](z) if name in kinds else z
+
+
+def operation(op: Operation) -> Fresh:
+    """One call, into arrays made before where PyTorch lets one; losses with autograd."""
+    torch = _torch()
+    arrays = {name: torch.from_numpy(array) for name, array in op.arrays().items()}
+    call = _function(torch, op, arrays)
+
+    def run() -> Any:
+        results: Any = []
+        for _ in range(op.loops):
+            results = call()
+        return [array.detach().numpy() for array in results]
+
+    return lambda: run
+
+
+def _function(torch: Any, op: Operation, arrays: dict[str, Any]) -> Callable[[], Any]:
+    if op.name == "matmul_forward":
+        out = torch.empty(op.shape[0], op.shape[2])
+        return lambda: [torch.addmm(arrays["b"], arrays["x"], arrays["w"], out=out)]
+    if op.name == "matmul_backward":
+        x, w, dz = arrays["x"], arrays["w"], arrays["dz"]
+        dx, dw, db = torch.empty_like(x), torch.empty_like(w), torch.empty(op.shape[2])
+        return lambda: [torch.mm(dz, w.T, out=dx), torch.mm(x.T, dz, out=dw), torch.sum(dz, 0, out=db)]
+    if op.name.startswith("sigmoid"):
+        z, da = arrays["z"], arrays.get("da")
+        a, dz = torch.empty_like(z), torch.empty_like(z)
+        if da is None:
+            return lambda: [torch.sigmoid(z, out=a)]
+        backward = torch.ops.aten.sigmoid_backward.grad_input
+        return lambda: [torch.sigmoid(z, out=a), backward(da, a, grad_input=dz)]
+    p, loss = arrays["p"].requires_grad_(), _loss_function(torch, op.name)
+
+    def call() -> Any:
+        p.grad = None
+        value = loss(p, arrays["t"])
+        value.backward()
+        return [value, p.grad]
+
+    return call
+
+
+def _loss_function(torch: Any, name: str) -> Callable[[Any, Any], Any]:
+    functional = torch.nn.functional
+    return {
+        "half_squared_error": lambda p, t: functional.mse_loss(p, t, reduction="sum") * (0.5 / len(p)),
+        "mean_squared_error": functional.mse_loss,
+        "absolute_error": functional.l1_loss,
+        "huber": functional.huber_loss,
+        "poisson": functional.poisson_nll_loss,
+        "poisson_rate": lambda p, t: functional.poisson_nll_loss(p, t, log_input=False, eps=0.0),
+        "binary_cross_entropy": functional.binary_cross_entropy_with_logits,
+        "categorical_cross_entropy": functional.cross_entropy,
+    }[name]
