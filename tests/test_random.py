@@ -2,7 +2,7 @@
 
 import ctypes
 from collections import Counter
-from itertools import combinations, pairwise, permutations
+from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from scipy import stats
 from tolerances import P_VALUE
 
 import nnkernels as nnk
+from nnkernels.backends.numba import machine
 from nnkernels.backends.numba import random as numba_random
 from nnkernels.backends.numba.language import Target
 from nnkernels.backends.numba.machine import Program
@@ -130,6 +131,24 @@ def test_every_device_draws_the_same_rows(one, other, sampling, seed, network, f
         kernels.draw_indices(seed, network, first_step, sampling=sampling, n_rows=n_rows, out=out)
         results.append(kernels.to_host(out))
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("register", [16, 32, 64], ids="{} bytes".format)
+def test_registers_of_any_width_draw_the_same_numbers(monkeypatch, register):
+    monkeypatch.setattr(machine, "vector_bytes", lambda: register)
+    orders = {np.dtype(name): numba_random._Order(np.dtype(name)) for name in ("float32", "float64")}
+    monkeypatch.setattr(numba_random, "_order", lambda dtype=numba_random._FLOAT64: orders[dtype])
+    one, other = nnk.backends.load("numpy"), nnk.backends.load("numba")
+    for sampling, n_rows, shape in product(SAMPLINGS, (3, 600, 5000), ((2, 7, 5), (40, 1), (1, 1500), (3, 1, 1))):
+        results = np.empty(shape, np.int64), np.empty(shape, np.int64)
+        for kernels, out in zip((one, other), results, strict=True):
+            kernels.draw_indices(SEED_MAX, 3, 2**33 + 1, sampling=sampling, n_rows=n_rows, out=out)
+        np.testing.assert_array_equal(*results)
+    for dtype, shape in product(orders, ((2, 7, 5), (1, 1), (3, 50, 11))):
+        results = np.empty(shape, dtype), np.empty(shape, dtype)
+        for kernels, out in zip((one, other), results, strict=True):
+            kernels.dropout_mask(SEED_MAX, 3, 1, np.array(2**33 + 1), 0.3, out=out)
+        np.testing.assert_array_equal(*results)
 
 
 @given(
