@@ -6,25 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from nnkernels._crossover import COSTS, Cost
 from nnkernels._device import Device
 from nnkernels._errors import PlanError
 from nnkernels._names import nearest
+from nnkernels._recipe import Recipe
 from nnkernels._record import Record
 
 WAYS = ("composed", "generic", "generated")
 CHUNK_SECONDS = 0.1  #: a chunk's length: progress, callbacks, Ctrl-C and NaN checks live at its ends
-
-
-class Cost(Record):
-    """Seconds that composed kernels take: a call, a floating-point operation of a matmul, an element of a pass."""
-
-    call: float
-    flop: float
-    element: float
-
-
-# Measured on a 2-core x86-64 server with AVX-512. They only predict; being wrong makes a chunk shorter or longer.
-COSTS = {"numpy": Cost(1.4e-6, 1.2e-11, 2.5e-9), "numba": Cost(0.64e-6, 1.2e-11, 1.5e-9)}
+THREADED_SECONDS = 4e-6  #: a step that is predicted to take less is not worth two barriers
 
 
 class Work(Record):
@@ -34,45 +25,58 @@ class Work(Record):
     ----------
     device : Device
         Where the run takes place.
-    layers : tuple of (n_in, n_out, activation)
-        The network.
-    loss, optimizer : str
-        Names of the kernels.
-    dtype : str
-        "float32" or "float64".
-    n_rows, batch_size, steps : int
-        Rows of the data, rows of a batch, number of updates.
-    n_parameters, n_state : int
-        Parameters, and optimizer state arrays a parameter.
+    recipe : Recipe
+        What a step computes: the network, loss, optimizer, batch and dtype.
+    n_rows, steps : int
+        Rows of the data, number of updates.
     """
 
     device: Device
-    layers: tuple[tuple[int, int, str], ...]
-    loss: str
-    optimizer: str
-    dtype: str
+    recipe: Recipe
     n_rows: int
-    batch_size: int
     steps: int
-    n_parameters: int
-    n_state: int
 
     @property
     def bytes(self) -> int:
         """Memory of the run: parameters, gradients, state, data, activations and deltas."""
-        width = sum(3 * n_out for _, n_out, _ in self.layers)
-        data = self.n_rows * (self.layers[0][0] + self.layers[-1][1])
-        return (self.n_parameters * (3 + 2 * self.n_state) + data + self.batch_size * width) * np.dtype(
-            self.dtype
-        ).itemsize
+        recipe = self.recipe
+        width = sum(3 * layer.n_out for layer in recipe.layers)
+        numbers = recipe.n_parameters * (3 + 2 * len(recipe.state)) + recipe.batch * width
+        return (numbers + self.n_rows * (recipe.n_in + recipe.n_out)) * np.dtype(recipe.dtype).itemsize
 
-    def composed_seconds(self) -> float:
-        """Predicted seconds of one step of composed kernels."""
-        cost = COSTS.get(self.device.kind, COSTS["numpy"])
-        calls = 6 + 5 * len(self.layers)
-        flops = 6 * self.batch_size * sum(n_in * n_out for n_in, n_out, _ in self.layers)
-        elements = self.batch_size * sum(4 * n_out for _, n_out, _ in self.layers) + 3 * self.n_parameters
+    @property
+    def worth_threads(self) -> bool:
+        """Whether whole-run programs cut a step into parts for several threads."""
+        return self._generated_operations() * COSTS["generated"].operation > THREADED_SECONDS
+
+    def seconds(self, way: str) -> float:
+        """Predict the seconds of the whole run."""
+        if way == "composed":
+            return self.steps * self._composed_step()
+        if way == "generic":
+            return self.steps * self._step(COSTS["generic"], self._generic_operations())
+        cost = COSTS["generated"]
+        return cost.start + self.steps * self._step(cost, self._generated_operations())
+
+    def _step(self, cost: Cost, operations: float) -> float:
+        return cost.call + cost.operation * operations
+
+    def _composed_step(self) -> float:
+        cost, recipe = COSTS.get(self.device.kind, COSTS["numpy"]), self.recipe
+        calls = 6 + 5 * len(recipe.layers)
+        flops = 6 * recipe.batch * sum(layer.n_in * layer.n_out for layer in recipe.layers)
+        elements = recipe.batch * sum(4 * layer.n_out for layer in recipe.layers) + 3 * recipe.n_parameters
         return cost.call * calls + cost.flop * flops + cost.element * elements
+
+    def _generated_operations(self) -> float:
+        from nnkernels.backends.numba import generator
+
+        return generator.operations(self.recipe)
+
+    def _generic_operations(self) -> float:
+        from nnkernels.backends.numba import generator
+
+        return generator.generic_operations(self.recipe)
 
 
 class Plan(Record):
@@ -81,7 +85,8 @@ class Plan(Record):
     Parameters
     ----------
     way : str
-        "composed": one call a kernel.
+        "composed": one call a kernel; "generic": the whole run in one compiled program that reads the network's sizes;
+        "generated": in one that is written for this very network.
     reason : str
         Why this way.
     work : Work
@@ -98,6 +103,24 @@ class Plan(Record):
     chunk: int
     seconds: dict[str, float]
 
+    @property
+    def source(self) -> str:
+        """The program of a whole run, as text that can be read; empty for composed kernels.
+
+        Examples
+        --------
+        >>> import nnkernels as nnk
+        >>> net = nnk.Sequential(nnk.Dense(1, 2, activation="tanh"), nnk.Dense(2, 1), device="numba")
+        >>> plan = net.plan([0.0, 1.0], [0.0, 1.0], loss="half_squared_error", steps=10**6, plan="generated")
+        >>> "def run(" in plan.source
+        True
+        """
+        if self.way == "composed":
+            return ""
+        from nnkernels.backends.numba.training import written
+
+        return written(self.work.recipe, self.way).source
+
     def explain(self) -> str:
         """Return the choice, the reason, the predicted time of each way, and the bytes, as text.
 
@@ -109,13 +132,13 @@ class Plan(Record):
         >>> print(plan.explain().splitlines()[0])
         composed on numpy: the only way this device has
         """
-        work = self.work
-        chain = " -> ".join([str(work.layers[0][0]), *(f"{n_out} {name}" for _, n_out, name in work.layers)])
+        work, recipe = self.work, self.work.recipe
+        chain = " -> ".join([str(recipe.n_in), *(f"{layer.n_out} {layer.activation_name}" for layer in recipe.layers)])
         lines = [
             f"{self.way} on {work.device}: {self.reason}",
-            f"  work       {work.steps:,} steps of {work.batch_size} rows from {work.n_rows:,}, {work.dtype}",
-            f"  network    {chain}, {work.n_parameters:,} parameters",
-            f"  update     {work.optimizer} on {work.loss}",
+            f"  work       {work.steps:,} steps of {recipe.batch} rows from {work.n_rows:,}, {recipe.dtype}",
+            f"  network    {chain}, {recipe.n_parameters:,} parameters",
+            f"  update     {recipe.optimizer} on {recipe.loss}",
             f"  memory     {work.bytes:,} bytes",
             f"  chunk      {self.chunk:,} steps",
         ]
@@ -137,16 +160,36 @@ def choose(work: Work, way: str | Plan | None = None) -> Plan:
         return way
     if way is not None and way not in WAYS:
         raise PlanError(f"plan must be one of {', '.join(WAYS)}, a Plan or None, not {way!r}.{nearest(str(way), WAYS)}")
-    if way not in (None, "composed"):
-        raise PlanError(f'plan="{way}" is not there on {work.device}. Use plan="composed", or None.')
-    step = work.composed_seconds()
-    chunk = 2 ** max(0, min(20, int(np.log2(CHUNK_SECONDS / step))))
-    reason = "asked for" if way else "the only way this device has"
-    return Plan("composed", reason, work, chunk, {"composed": step * work.steps})
+    absent = {name: why for name in WAYS if (why := why_not(work, name))}
+    if way in absent:
+        raise PlanError(f'plan="{way}" {absent[way]}. Use plan="composed", or None.')
+    seconds = {name: work.seconds(name) for name in WAYS if name not in absent}
+    chosen = way or min(seconds, key=seconds.__getitem__)
+    reason = "asked for" if way else "the only way this device has" if len(seconds) == 1 else "predicted to be fastest"
+    start = COSTS["generated"].start if chosen == "generated" else 0.0
+    step = (seconds[chosen] - start) / work.steps
+    chunk = 2 ** max(0, min(22, int(np.log2(CHUNK_SECONDS / step))))
+    return Plan(chosen, reason, work, chunk, seconds)
+
+
+def why_not(work: Work, way: str) -> str | None:
+    """Return why some work cannot be done in a way, or None."""
+    if way == "composed":
+        return None
+    if work.device.kind != "numba":
+        return f"is not there on {work.device}"
+    if way == "generic":
+        return None
+    from nnkernels.backends.numba import generator
+
+    return generator.why_not(work.recipe)
 
 
 def _difference(planned: Work, actual: Work) -> str:
-    differing: list[tuple[str, Any, Any]] = [
-        (name, getattr(planned, name), getattr(actual, name)) for name in vars(actual)
-    ]
-    return "; ".join(f"{name} was {old}, now {new}" for name, old, new in differing if old != new)
+    fields = [(name, getattr(planned, name), getattr(actual, name)) for name in ("device", "n_rows", "steps")]
+    fields += [(name, getattr(planned.recipe, name), value) for name, value in vars(actual.recipe).items()]
+    return "; ".join(f"{name} was {_short(old)}, now {_short(new)}" for name, old, new in fields if old != new)
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -146,7 +146,7 @@ def setting_values(
     """Return the numbers that a program reads once; what a run does not have is 0."""
     values: dict[str, Any] = {**loss.scalars, **optimizer.scalars, "l1": optimizer.l1, "l2": optimizer.l2}
     values |= {"clip_value": optimizer.clip_value or 0, "clip_norm": optimizer.clip_norm or 0}
-    values |= {f"dropout{number}": layer.dropout for number, layer in enumerate(recipe.layers)}
+    values |= {f"keep{number}": 1 / (1 - layer.dropout) for number, layer in enumerate(recipe.layers)}
     values["penalized"] = recipe.penalized
     return np.array([values.get(name, 0.0) for name in names] or [0.0], recipe.dtype)
 

@@ -19,13 +19,17 @@ from nnkernels._errors import DataError, DivergenceError, ShapeError
 from nnkernels._losses import Loss
 from nnkernels._optimizers import Optimizer
 from nnkernels._plan import Plan, Work, choose
+from nnkernels._recipe import Recipe
 from nnkernels._record import Record
 from nnkernels._sampling import check_sampling, steps_per_epoch
 from nnkernels._workspace import Call, Forward, Step
 
 if TYPE_CHECKING:
     from nnkernels._network import Sequential
+    from nnkernels.backends.numba.training import WholeRun
     from nnkernels.backends.protocol import Array
+
+    Run = ComposedRun | WholeRun
 
 LOGS = 100  #: log points of a run, unless told otherwise
 ROWS_AT_ONCE = 8192  #: rows of a forward pass over a whole data set
@@ -169,18 +173,28 @@ def fit(
 
     kernels = network.device.kernels
     with kernels.device_scope(network.device.index), np.errstate(all="ignore"):  # a NaN is reported at its step
-        run = ComposedRun(
+        run = _start(
+            chosen,
             network,
             problem.loss,
             resolved,
             problem.to_device(network),
-            batch_size=work.batch_size,
+            batch_size=work.recipe.batch,
             steps=work.steps,
             sampling=sampling,
             seed=network.next_fit_seed(),
         )
         validate = None if validation is None else Evaluation(network, validation)
         return _run(run, chosen, log_every, checked, validate)
+
+
+def _start(plan: Plan, *args: Any, **kwargs: Any) -> Run:
+    """Return the run of a plan."""
+    if plan.way == "composed":
+        return ComposedRun(*args, **kwargs)
+    from nnkernels.backends.numba.training import WholeRun
+
+    return WholeRun(*args, **kwargs, plan=plan)
 
 
 def describe(
@@ -204,22 +218,21 @@ def describe(
         raise TypeError("give steps or epochs, not both")
     if steps is None:
         steps = _positive("epochs", 1 if epochs is None else epochs) * steps_per_epoch(n_rows, batch_size)
-    return Work(
-        device=network.device,
-        layers=tuple((layer.n_in, layer.n_out, layer.activation_name) for layer in network.layers),
-        loss=problem.loss.kernel(network.layers[-1].activation_name),
-        optimizer=optimizer.kernel,
-        dtype=network.dtype,
+    recipe = Recipe.of(
+        network.layers,
+        problem.loss,
+        optimizer,
         n_rows=n_rows,
-        batch_size=batch_size,
-        steps=_positive("steps", steps),
-        n_parameters=network.n_parameters,
-        n_state=len(optimizer.state),
+        batch=batch_size,
+        sampling=sampling,
+        weighted=problem.weight is not None,
+        dtype=network.dtype,
     )
+    return Work(device=network.device, recipe=recipe, n_rows=n_rows, steps=_positive("steps", steps))
 
 
 def _run(
-    run: ComposedRun, plan: Plan, log_every: int, callbacks: list[Callback], validate: Callable[[], float] | None
+    run: Run, plan: Plan, log_every: int, callbacks: list[Callback], validate: Callable[[], float] | None
 ) -> History:
     """Advance chunk by chunk; log, check and call back where a chunk ends."""
     history = History(run.network.device, plan)
@@ -246,7 +259,7 @@ def _run(
     return history
 
 
-def _advance(run: ComposedRun, first: int, count: int) -> float:
+def _advance(run: Run, first: int, count: int) -> float:
     """Advance by a chunk and return the sum of its losses; if that fails, leave the last good weights."""
     run.keep()
     try:

@@ -126,6 +126,9 @@ class VectorDialect(Dialect):
     functions = {name: name for name in FUNCTIONS}
     preambles: Mapping[str, str] = {}
 
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        return ast.Constant(float(node.value))  # type: ignore[arg-type]  # a formula's numbers are reals
+
 
 def activation_source(name: str) -> str:
     """Source of ``<name>_forward(z)``, which returns a and the slope."""
@@ -345,3 +348,14 @@ def write_update(
 def write_barrier(code: Code) -> None:
     """Write a barrier over all threads: spin, then let others have the core."""
     code("meetings = meetings + threads", "barrier(sync, meetings)")
+
+
+def write_mask(code: Code, number: int, rate: float, size: int) -> None:
+    """Write the drawing of a layer's dropout mask."""
+    threshold, keep = dropout_constants(rate)
+    code(f"drop(seeds, {number}, seeds[2] + step, {threshold}, {keep!r}, m{number}, {size})")
+
+
+def dropout_constants(rate: float) -> tuple[int, float]:
+    """Return the word below which an output is dropped, and the factor of those that are kept."""
+    return round(rate * 2**32), 1 / (1 - rate)

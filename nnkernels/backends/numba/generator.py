@@ -58,6 +58,20 @@ def why_not(recipe: Recipe) -> str | None:
     return None
 
 
+def operations(recipe: Recipe) -> float:
+    """Vector operations of a step of the generated program, on vectors of 64 bytes whatever the processor."""
+    lanes = 16 if recipe.dtype == "float32" else 8
+    return (rows_operations if strategy(recipe, lanes) == "rows" else units_operations)(recipe, lanes)
+
+
+def generic_operations(recipe: Recipe) -> float:
+    """Vector operations of a step of the generic program."""
+    lanes = 8 if recipe.dtype == "float32" else 4
+    vectors = -(-recipe.batch // lanes)
+    passes = sum(vectors * layer.n_out * 40.0 for layer in recipe.layers)
+    return vectors * recipe.n_parameters * 5.0 + 12.0 * recipe.n_parameters + passes
+
+
 def units_operations(recipe: Recipe, lanes: int) -> float:
     """Vector operations of a step with units in lanes."""
     operations = 40.0

@@ -16,6 +16,7 @@ from nnkernels.backends.numba.codegen import (
     Packing,
     VectorDialect,
     activation_source,
+    dropout_constants,
     function_source,
     loss_source,
 )
@@ -28,7 +29,7 @@ ACTIVATION_KINDS = {name: kind for kind, name in enumerate(ACTIVATIONS)} | {"sof
 LOSS_KINDS = {name: kind for kind, name in enumerate(LOSSES)} | {"categorical_cross_entropy": -1}
 OPTIMIZER_KINDS = {name: kind for kind, name in enumerate(OPTIMIZERS)}
 
-#: What `settings` holds, in order; dropout rates follow. A clip's limit of 0 means that there is none.
+#: What `settings` holds, in order; the factors of what dropout keeps follow. A clip's limit of 0 means that there is none.
 SETTINGS = ("delta", "momentum", "weight_decay", "beta1", "beta2", "eps", "alpha")
 SETTINGS += ("penalized", "l1", "l2", "clip_value", "clip_norm")
 #: The columns of `schedule`.
@@ -97,7 +98,7 @@ def write(recipe: Recipe, lanes: int) -> Generated:
         kind = ACTIVATION_KINDS[layer.activation_name]
         row[:6] = layer.n_in, layer.n_out, kind, place, bias, layer.bias
         row[6], row[7] = workspace.take(layer.n_out * lanes), workspace.take(layer.n_out * lanes)
-        row[8], row[9] = bool(layer.dropout), workspace.take(batch * layer.n_out) if layer.dropout else 0
+        row[8], row[9] = dropout_constants(layer.dropout)[0], workspace.take(batch * layer.n_out) if layer.dropout else 0
         place = bias + workspace.padded(layer.n_out if layer.bias else 0)
     sizes[:11] = (
         len(recipe.layers),
@@ -125,7 +126,7 @@ def write(recipe: Recipe, lanes: int) -> Generated:
         padded_targets=recipe.n_out,
         sizes=sizes,
         n_state=2,
-        settings=SETTINGS + tuple(f"dropout{number}" for number in range(len(recipe.layers))),
+        settings=SETTINGS + tuple(f"keep{number}" for number in range(len(recipe.layers))),
         scheduled=SCHEDULED,
     )
 

@@ -18,6 +18,7 @@ from nnkernels.backends.numba.codegen import (
     Packing,
     tiles,
     write_barrier,
+    write_mask,
     write_run,
     write_schedule,
     write_update,
@@ -98,7 +99,7 @@ class RowsWriter:
             for number, layer in enumerate(recipe.layers):
                 if layer.dropout:
                     size = recipe.batch * layer.n_out
-                    code(f"dropout(seeds, {number}, seeds[2] + step, {layer.dropout!r}, m{number}, {size})")
+                    write_mask(code, number, layer.dropout, size)
             for part in self._parts():
                 self._part(part)
             if self.threaded:
@@ -337,11 +338,11 @@ class RowsWriter:
             code(f"p = load(a{last}, {place})")
             if squashing not in ("identity", "softmax"):
                 code(f"p, slope = {squashing}_forward(p)")
-            code(f"e, delta = {recipe.loss}(p, {self._target(j, v, block)}, real({recipe.n_out}.0){scalars})")
+            code(f"e, error = {recipe.loss}(p, {self._target(j, v, block)}, real({recipe.n_out}.0){scalars})")
             code("row_sum = row_sum + e")
             if squashing not in ("identity", "softmax"):
-                code("delta = delta * slope")
-            code(f"store(s{last}, {place}, delta{'' if self.plain_factor == 1 else f' * factor{v}'})")
+                code("error = error * slope")
+            code(f"store(s{last}, {place}, error{'' if self.plain_factor == 1 else f' * factor{v}'})")
 
     def _exponentials(self, last: int, v: int) -> None:
         """s = exp(p - largest p) and scale = 1 / its sum, over the outputs of each row."""

@@ -24,6 +24,7 @@ from nnkernels.backends.numba.codegen import (
     depends_on_difference,
     tiles,
     write_barrier,
+    write_mask,
     write_run,
     write_schedule,
     write_update,
@@ -121,8 +122,10 @@ class UnitsWriter:
         self.last = self.layers[-1]
         self.dropout = any(layer.dropout for layer in recipe.layers)
         self.threaded = not (unrolled or self.dropout or recipe.normed)
+        #: one output, which stands in every lane
+        self.single = recipe.n_out == 1 and self.last.inputs and recipe.last_activation != "softmax"
         #: the deltas' last factor, known late, is left out of them and multiplied in at the update
-        self.late = unrolled and self.last.inputs and recipe.n_out == 1 and recipe.optimizer == "sgd"
+        self.late = unrolled and self.single and recipe.optimizer == "sgd"
         self.late = self.late and not (recipe.decayed or recipe.penalized or recipe.clipped or recipe.normed)
         self.workspace = 0
 
@@ -225,7 +228,7 @@ class UnitsWriter:
         for number, layer in enumerate(self.recipe.layers):
             if layer.dropout:
                 size = self.recipe.batch * layer.n_out
-                self.code(f"dropout(seeds, {number}, seeds[2] + step, {layer.dropout!r}, m{number}, {size})")
+                write_mask(self.code, number, layer.dropout, size)
 
     # ---- pieces ------------------------------------------------------------------------------------------------------
 
@@ -368,7 +371,7 @@ class UnitsWriter:
         """The predictions of one row, their loss, and their deltas."""
         code, recipe, last, lanes = self.code, self.recipe, self.last, self.lanes
         code(f"row = {self._row(r)}")
-        if recipe.n_out == 1 and last.inputs:
+        if self.single:
             self._single_output(r)
         else:
             self._predictions(r)
@@ -434,7 +437,7 @@ class UnitsWriter:
         for group in range(last.out_vectors):
             outputs = range(group * lanes, min((group + 1) * lanes, last.n_out))
             code(*(f"q{j} = splat(0.0)" for j in outputs))
-            for v in code.range("v", last.vectors, unroll=self.unrolled or last.vectors <= 2):
+            for v in code.range("across", last.vectors, unroll=self.unrolled or last.vectors <= 2):
                 place = f"{v} * {lanes}"
                 code(f"a = load(a{below.number}, {self._at(below, r, place)})")
                 for j in outputs:
@@ -515,8 +518,8 @@ class UnitsWriter:
                 code(f"store({name}, {place}, load(w, {layer.weight_place(0, v)}) * load({name}, {place}))")
             return
         for j in range(layer.n_out):
-            code(f"d_{j} = " + ("d0" if self.recipe.n_out == 1 else f"splat(lane(d{j // lanes}, {j % lanes}))"))
-        for v in code.range("v", layer.vectors, unroll=self.unrolled or layer.vectors <= 2):
+            code(f"d_{j} = " + ("d0" if self.single else f"splat(lane(d{j // lanes}, {j % lanes}))"))
+        for v in code.range("across", layer.vectors, unroll=self.unrolled or layer.vectors <= 2):
             place = self._at(below, r, f"{v} * {lanes}")
             code("e = splat(0.0)")
             for j in range(layer.n_out):
@@ -653,7 +656,7 @@ class UnitsWriter:
                         code("column = where(below(1), splat(1.0), 0.0)")
                     else:
                         self._column_sum(layer, "d", f"{v * lanes}")
-                        if layer.n_out == 1:
+                        if self.single:
                             code("column = where(below(1), column, 0.0)")
                     self._take(f"{layer.bias_base + v * lanes}", "column", "bias", shape, apply)
 
@@ -661,9 +664,9 @@ class UnitsWriter:
         """Loop over this thread's vectors of inputs."""
         n = layer.vectors
         if not self.threaded:
-            yield from self.code.range("v", n, unroll=self.unrolled or n <= 2)
+            yield from self.code.range("across", n, unroll=self.unrolled or n <= 2)
             return
-        yield from self.code.range("v", f"{n} * (thread + 1) // threads", start=f"{n} * thread // threads")
+        yield from self.code.range("across", f"{n} * (thread + 1) // threads", start=f"{n} * thread // threads")
 
 
 def _padded_like(layer: UnitLayer, below: UnitLayer) -> UnitLayer:
@@ -679,7 +682,7 @@ def _plus(index: int | str, more: int) -> int | str:
     """An index further on, folded where it is known."""
     if isinstance(index, int):
         return index + more
-    return f"{index} + {more}" if more else index
+    return f"({index} + {more})" if more else index
 
 
 def write(recipe: Recipe, lanes: int) -> Generated:

@@ -169,8 +169,8 @@ def run(parameters: reals, workspace: reals, x: reals, t: reals, weight: reals, 
         share = now[7]
         for layer in range(n_layers):
             about = sizes + (16 + layer * 10)
-            if about[8] == 1:
-                dropout(seeds, layer, seeds[2] + step, double(settings[12 + layer]), workspace + about[9], batch * about[1])
+            if about[8] > 0:
+                drop(seeds, layer, seeds[2] + step, about[8], settings[12 + layer], workspace + about[9], batch * about[1])
         for i in range(0, size * LANES, LANES):
             store(sums, i, splat(0.0))
         for base in range(0, batch, LANES):
@@ -202,7 +202,7 @@ def run(parameters: reals, workspace: reals, x: reals, t: reals, weight: reals, 
                     mask = workspace + about[9]
                     for j in range(about[1]):
                         a, s = activate(about[2], load(outputs, j * LANES))
-                        if about[8] == 1:
+                        if about[8] > 0:
                             kept = gather(mask, (lanes() + base) * about[1] + j)
                             a = a * kept
                             s = s * kept

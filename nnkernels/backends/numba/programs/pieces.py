@@ -28,3 +28,8 @@ def barrier(sync, meetings):
         turns = turns + 1
         if turns > 2000:
             yield_thread()
+
+
+def drop(seeds, layer, step, threshold, keep, mask, size):
+    """Write a layer's dropout mask of one step."""
+    dropout(seeds[0], seeds[1], 1, layer, step, size, threshold, keep, mask)
