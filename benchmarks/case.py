@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from benchmarks.timing import interleave, summarize
 
-Kind = Literal["own", "peer", "limit"]
+Kind = Literal["own", "peer", "limit", "bound"]
 
 WRONG = "computes something else"  #: begins the note of a row whose result is not the reference's
 
@@ -41,8 +41,8 @@ class Row(NamedTuple):
 
     Parameters
     ----------
-    kind : {"own", "peer", "limit"}
-        Ours, somebody else's, or what the machine allows.
+    kind : {"own", "peer", "limit", "bound"}
+        Ours, somebody else's, what can be reached, or what cannot be passed and is out of reach.
     run : callable or None
         Returns the seconds (or whatever the case measures) of one run; None if the row is absent.
     work : float

@@ -14,7 +14,7 @@ from rich.text import Text
 from benchmarks.case import WRONG
 
 Result = dict[str, Any]
-COLORS = {"own": "#1f77b4", "peer": "0.6", "limit": "#2ca02c"}
+COLORS = {"own": "#1f77b4", "peer": "0.6", "limit": "#2ca02c", "bound": "#98df8a"}
 
 
 def best(result: Result, kind: str) -> str | None:
@@ -41,14 +41,16 @@ def table(result: Result) -> Table:
         pad_edge=False,
     )
     sheet.add_column("", overflow="fold", max_width=44)
-    for column in (result["unit"], "min - max", "x best peer", "x limit"):
-        sheet.add_column(column, justify="right")
+    others = {"x best peer": peer, "x limit": limit}
+    against = {column: name for column, name in others.items() if name}
+    for column in (result["unit"], "min - max", *against):
+        sheet.add_column(column, justify="right", no_wrap=True)
     for name, row in result["rows"].items():
         if "median" not in row:
             continue
         spread = f"{number(row['min'])} - {number(row['max'])}"
-        ratios = [f"{speed(result, name, other):.3g}" if other else "" for other in (peer, limit)]
-        style = {"own": "bold", "limit": "green"}.get(row["kind"], "")
+        ratios = [f"{speed(result, name, other):.3g}" for other in against.values()]
+        style = {"own": "bold", "limit": "green", "bound": "green"}.get(row["kind"], "")
         sheet.add_row(Text(name, style), Text(number(row["median"]), style), spread, *ratios)
     return sheet
 

@@ -103,6 +103,8 @@ def training_case(
     for entry in (*own_entries(settings), *entries):
         if entry.kind == "peer" and settings.peers is not None and entry.library not in settings.peers:
             continue
+        if settings.quick and entry.options.get("compiled"):  # it compiles longer than a quick run takes
+            continue
         rows[entry.name] = _row(settings, workers, problem, entry, checked, expected, per_step)
     rounds = settings.rounds or (3 if settings.quick else rounds)
     return Case(name, title, unit, scale, rows, rounds, more_is_better)

@@ -1,4 +1,4 @@
-"""784-128-10, sigmoid hidden, softmax and cross-entropy, SGD, in batches of four sizes, on made-up data of MNIST's shape."""
+"""784-128-10, sigmoid hidden, softmax and cross-entropy, SGD, four batch sizes, on made-up data of MNIST's shape."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
             problem(batch, n_rows),
             entries(settings, batch),
             name=f"mnist-softmax, batch {batch}",
-            title=f"mnist-softmax: 784-128-10, batch {batch}, SGD, float32; we draw the order of rows, others are given it",
+            title=f"mnist-softmax: 784-128-10, batch {batch}, SGD, float32; we draw the order, others are given it",
             unit="thousand samples/s",
             scale=1e3,
             per_step=batch,

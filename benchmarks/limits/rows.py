@@ -174,16 +174,17 @@ def _in_parts(calls: list[tuple[str, list[Host]]], loops: int, threads: int) -> 
     """Return what makes the calls `loops` times, each thread on its part of the arrays."""
     count = calls[0][1][0].size
     edges = [count * i // threads // 32 * 32 for i in range(threads)] + [count]
-    parts = []
+    parts: list[list[tuple[Any, list[Any]]]] = []
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         part = []
         for name, arrays in calls:
             function = getattr(load("sigmoid"), name)
             function.restype = None
-            part.append((function, [*(_pointer(array[start:stop]) for array in arrays), ctypes.c_int64(stop - start)]))
+            pointers = [_pointer(array[start:stop]) for array in arrays]
+            part.append((function, [*pointers, ctypes.c_int64(stop - start)]))
         parts.append(part)
 
-    def work(part: list[tuple[Any, list[Any]]]) -> None:
+    def work(part: list[tuple[Any, list[Any]]], _keep: Any = calls) -> None:  # pointers keep no array alive
         for _ in range(loops):
             for function, arguments in part:
                 function(*arguments)
