@@ -114,6 +114,7 @@ def show(console: Console, result: Result) -> None:
 
 def write_json(report: dict[str, Any], path: Path) -> None:
     """Write the results; JSON has no NaN, and there is none in them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
 
 

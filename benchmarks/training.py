@@ -60,16 +60,17 @@ class Entry(NamedTuple):
         return "own" if self.library == OURS else "limit" if self.library == "limits" else "peer"
 
 
-def own_entries(settings: Settings) -> Iterator[Entry]:
+def own_entries(settings: Settings, composed_share: float) -> Iterator[Entry]:
     """Yield our own rows: each device that can be used, each way it may have."""
     usable = [status.device for status in nnk.devices() if status.available]
     devices = settings.devices or sorted(usable, key=lambda name: name != "numpy")
     for device in devices:
         if device == "numpy":
-            yield Entry("nnkernels numpy", OURS, "fit", {"device": device, "way": "composed"})
+            yield Entry("nnkernels numpy", OURS, "fit", {"device": device, "way": "composed"}, share=composed_share)
             continue
         for way in ("composed", "generic", "generated"):
-            yield Entry(f"nnkernels {device}, {way}", OURS, "fit", {"device": device, "way": way})
+            share = composed_share if way == "composed" else 1.0
+            yield Entry(f"nnkernels {device}, {way}", OURS, "fit", {"device": device, "way": way}, share=share)
 
 
 def training_case(
@@ -84,6 +85,7 @@ def training_case(
     scale: float,
     per_step: float = 1.0,
     more_is_better: bool = False,
+    composed_share: float = 1.0,
     checked_steps: int,
     rounds: int = 7,
 ) -> Case:
@@ -93,6 +95,8 @@ def training_case(
     ----------
     per_step : float
         Work of one step, in what the unit counts: 1 for steps, the batch for samples.
+    composed_share : float
+        Of the steps that our composed ways run: a small network's steps take them hundreds of times as long.
     checked_steps : int
         Length of the run whose weights are compared.
     """
@@ -100,7 +104,7 @@ def training_case(
     checked = problem.first(checked_steps)
     expected = reference.train(checked)
     rows = {}
-    for entry in (*own_entries(settings), *entries):
+    for entry in (*own_entries(settings, composed_share), *entries):
         if entry.kind == "peer" and settings.peers is not None and entry.library not in settings.peers:
             continue
         if settings.quick and entry.options.get("compiled"):  # it compiles longer than a quick run takes

@@ -1,4 +1,4 @@
-"""The benchmarks run, check what they time, and say what they found; their C computes what the reference device does."""
+"""The benchmarks check what they time and say what they found; their C computes what the reference device does."""
 
 import json
 import subprocess

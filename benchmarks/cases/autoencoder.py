@@ -57,6 +57,7 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
         title="autoencoder: 1-1-1 with biases, all 12 rows a step, SGD, float32",
         unit="ns/step",
         scale=1e9,
+        composed_share=hundredth,
         checked_steps=200,
         rounds=9,
     )

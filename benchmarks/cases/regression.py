@@ -70,6 +70,7 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
         title=f"regression: 4-32-16-4 tanh, {N_ROWS:,} rows a step, Adam, float32; {FLOP / 1e6:.0f} MFLOP a step",
         unit="ms/epoch",
         scale=1e3,
+        composed_share=0.2,
         checked_steps=20,
         rounds=9,
     )

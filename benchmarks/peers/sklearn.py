@@ -20,6 +20,7 @@ def available() -> str | None:
 
 def fit(problem: Problem) -> Fresh:
     """`fit` from the given start, over the rows in the given order."""
+    _model(problem)  # says at once if it cannot be expressed
     x, t = problem.x, problem.t
     if problem.order is not None:
         x, t = x[problem.order.ravel()], t[problem.order.ravel()]
