@@ -12,7 +12,7 @@ import numpy as np
 from nnkernels._formulas import OPTIMIZERS
 from nnkernels._names import by_name
 from nnkernels._record import Record
-from nnkernels._schedules import Schedule, schedule
+from nnkernels._schedules import ConstantSchedule, Schedule, schedule
 
 if TYPE_CHECKING:
     from dataclasses import (
@@ -81,6 +81,11 @@ class Optimizer(Record):
     def state(self) -> tuple[str, ...]:
         """Names of the arrays that live from step to step."""
         return OPTIMIZERS[self.kernel].state
+
+    @property
+    def has_constant_rate(self) -> bool:
+        """Whether the learning rate is the same at every step."""
+        return schedule(self.schedule) == ConstantSchedule()
 
     def rates(self, first_step: int, count: int, dtype: Any) -> np.ndarray[Any, Any]:
         """Return the learning rates of `count` steps."""

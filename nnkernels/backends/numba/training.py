@@ -6,6 +6,7 @@ The interface is that of `nnkernels._composed.ComposedRun`: `fit` does not know 
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,14 @@ BLOCK_STEPS, BLOCK_ROWS = 8192, 2**18  #: steps of one call at most, and row num
 BLOCK_SECONDS = 0.05  #: of one call, as predicted: Ctrl-C is noticed after it
 
 _TYPES = {"int": ctypes.c_int64}
+_STEPS, _THREAD, _THREADS = (list(ARGUMENTS).index(name) for name in ("steps", "thread", "threads"))
 
 
 @lru_cache(maxsize=256)
 def program(source: str, dtype: str, lanes: int) -> Program:
     """Return the compiled program, once a process."""
-    from nnkernels.backends.numba.machine import Program, Target
+    from nnkernels.backends.numba.language import Target
+    from nnkernels.backends.numba.machine import Program
 
     return Program(source, Target(dtype, lanes))
 
@@ -75,7 +78,6 @@ class WholeRun:
         self.block = max(1, block)
         self.threads = min(self.generated.parts, threads.count()) if plan.work.worth_threads else 1
         self._allocate(data)
-        self.kept = {name: array.copy() for name, array in self._changing().items()}
 
     def _allocate(self, data: Data) -> None:
         recipe, generated, dtype = self.recipe, self.generated, self.recipe.dtype
@@ -99,20 +101,24 @@ class WholeRun:
             weight = _columns(weight[:, None], generated.batch) if columns else np.ascontiguousarray(weight)
         arrays["weight"] = arrays["settings"] if weight is None else weight
         self.arrays = arrays
-        self.state = arrays["parameters"][generated.packing.size :]
+        self.packed = arrays["parameters"][: generated.packing.size]
         self.total = arrays["loss"][:1]
+        self.kept, self.kept_total = np.empty_like(arrays["parameters"]), 0.0
         self.drawn = np.empty((self.block, self.batch_size), np.int64)
+        self.arguments = [arrays[name].ctypes.data if name in arrays else 0 for name in ARGUMENTS]
+        self.draw_indices = self.network.device.kernels.draw_indices
+        self.scheduled = generated.scheduled == ("lr",) and self.optimizer.has_constant_rate
+        if self.scheduled:
+            arrays["schedule"][:] = self.optimizer.rates(0, 1, dtype)
 
     def advance(self, first_step: int, count: int) -> None:
-        """Run `count` steps, a block at a time."""
-        packed = self.arrays["parameters"][: self.generated.packing.size]
-        self.generated.packing.pack(self.flat, packed)
+        """Run `count` steps from what was last kept, a block at a time."""
         end = first_step + count
         while first_step < end:
             stop = min(first_step + self.block, end)
             self._advance_block(first_step, stop - first_step)
             first_step = stop
-        self.generated.packing.unpack(packed, self.flat)
+        self.generated.packing.unpack(self.packed, self.flat)
 
     def take_loss(self) -> float:
         """Return the sum of the losses of the steps since the last call."""
@@ -121,52 +127,53 @@ class WholeRun:
         return loss
 
     def keep(self) -> None:
-        """Remember the parameters, the optimizer's state and the loss so far, for `restore`."""
-        for name, array in self._changing().items():
-            np.copyto(self.kept[name], array)
+        """Remember the network's parameters, the optimizer's state and the loss so far, for `advance` and `restore`."""
+        self.generated.packing.pack(self.flat, self.packed)
+        np.copyto(self.kept, self.arrays["parameters"])
+        self.kept_total = float(self.total[0])
 
     def restore(self) -> None:
         """Go back to what was last kept."""
-        for name, array in self._changing().items():
-            np.copyto(array, self.kept[name])
+        np.copyto(self.arrays["parameters"], self.kept)
+        self.generated.packing.unpack(self.packed, self.flat)
+        self.total[0] = self.kept_total
 
     def finite(self) -> bool:
         """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
-        return all(bool(np.isfinite(array).all()) for array in self._changing().values())
+        return math.isfinite(self.total[0]) and bool(np.isfinite(self.arrays["parameters"]).all())
 
     def check_still_there(self) -> None:
         """Raise if a callback has moved the network away from under the run."""
         if self.network.parameters.flat is not self.flat:
             raise RuntimeError("the network was moved to another device while it was training; move it before or after")
 
-    def _changing(self) -> dict[str, Any]:
-        return {"parameters": self.flat, "state": self.state, "total": self.total}
-
     def _advance_block(self, first_step: int, count: int) -> None:
         self._draw(first_step, count)
-        arrays = self.arrays
-        arrays["seeds"][2] = first_step
-        arrays["sync"][0] = 0
-        given = {name: array.ctypes.data for name, array in arrays.items()} | {"steps": count}
+        self.arrays["seeds"][2] = first_step
+        self.arrays["sync"][0] = 0
 
         def run(thread: int, n_threads: int) -> None:
-            self.call(*({**given, "thread": thread, "threads": n_threads}[name] for name in ARGUMENTS))
+            arguments = self.arguments.copy()
+            arguments[_STEPS], arguments[_THREAD], arguments[_THREADS] = count, thread, n_threads
+            self.call(*arguments)
 
         threads.together(run, self.threads)
 
     def _draw(self, first_step: int, count: int) -> None:
         """Draw the order and the schedule of a block of steps."""
         arrays, recipe = self.arrays, self.recipe
-        rows = self._rows_of(first_step, count)
-        arrays["schedule"][:count] = schedule_values(
-            self.generated.scheduled, recipe, self.loss, self.optimizer, first_step, rows
-        )
+        rows = arrays["counts"][:count]
+        if recipe.factor is None:
+            rows[:] = self._rows_of(first_step, count)
+        if not self.scheduled:
+            arrays["schedule"][:count] = schedule_values(
+                self.generated.scheduled, recipe, self.loss, self.optimizer, first_step, rows
+            )
         if recipe.whole:
             return
-        arrays["counts"][:count] = rows
         drawn, order = self.drawn[:count], arrays["order"][:count]
         direct = self.generated.batch == self.batch_size
-        self.network.device.kernels.draw_indices(
+        self.draw_indices(
             self.seed,
             self.network.key.network,
             first_step,
