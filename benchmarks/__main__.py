@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ def command(
     folder: Path | None,
 ) -> None:
     """Time nnkernels beside its peers and beside the best C, after a check that all compute the same."""
+    for device in devices:
+        _check(device)
     chosen = tuple(name for name in peers if name != "none") if peers else None
     settings = Settings(quick, threads or machine.cores(), devices, chosen, rounds)
     found: dict[str, Any] = {
@@ -68,10 +71,14 @@ def command(
         console.width = 120
     with Workers() as workers:
         for name in names or NAMES:
+            start = time.perf_counter()
             for case in cases(name, settings, workers):
-                result = found["cases"][case.name] = case.measure()
+                result = case.measure()
+                result["seconds"] = round(time.perf_counter() - start, 1)  # building and checking included
+                found["cases"][case.name] = result
                 if case.point is None:
                     report.show(console, result)
+                start = time.perf_counter()
                 if json_file:  # after every case: a run that is interrupted leaves what it found
                     report.write_json(found, json_file)
     if points := report.sweeps(found):
@@ -81,6 +88,18 @@ def command(
             console.print(f"drawn: {path}")
     if wrong := report.wrong(found):
         raise click.ClickException("not the weights of the reference: " + "; ".join(wrong))
+
+
+def _check(device: str) -> None:
+    """Refuse a device that does not exist; one that cannot be used here is a row that is absent."""
+    import nnkernels as nnk
+
+    try:
+        nnk.device(device)
+    except nnk.BackendUnavailable:
+        pass
+    except nnk.DeviceError as error:
+        raise click.UsageError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+from benchmarks.timing import Absent
+
 SINE = """
 import numpy as np, nnkernels as nnk
 x = np.linspace(0, 1, 500)
@@ -40,12 +42,19 @@ print(peak / 1024)
 
 
 def run(code: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a process to its end; return what it prints."""
+    """Run a process to its end; return what it prints.
+
+    Raises
+    ------
+    Absent
+        It failed.
+    """
     command = [sys.executable, "-c", code]
     full = {**os.environ, **(environment or {})}
-    return subprocess.run(
-        command, check=True, env=full, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ).stdout
+    done = subprocess.run(command, check=False, env=full, capture_output=True, text=True)
+    if done.returncode:
+        raise Absent((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:160])
+    return done.stdout
 
 
 def peak_megabytes(code: str) -> float:

@@ -50,7 +50,8 @@ def _case(settings: Settings, workers: Workers, device: str, width: int, depth: 
     short = problem(width, depth, batch)
     expected = reference.train(short)
     rows = {f"nnkernels {device}, {way}": _row(settings, workers, short, expected, device, way) for way in WAYS}
-    chosen = f"{device}, {ours.chosen_way(short, device, LONG)}"
+    usable = any(row.run for row in rows.values())
+    chosen = f"{device}, {ours.chosen_way(short, device, LONG)}" if usable else f"{device}, none"
     return Case(
         name=f"sweep, {device}, {width}, {depth}, {batch}",
         title=f"sweep: {depth} hidden layers of {width}, batch {batch}",
