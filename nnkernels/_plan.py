@@ -69,14 +69,14 @@ class Work(Record):
         return cost.call * calls + cost.flop * flops + cost.element * elements
 
     def _generated_operations(self) -> float:
-        from nnkernels.backends.numba import generator
+        from nnkernels.backends.numba.codegen import choice
 
-        return generator.operations(self.recipe)
+        return choice.operations(self.recipe)
 
     def _generic_operations(self) -> float:
-        from nnkernels.backends.numba import generator
+        from nnkernels.backends.numba.codegen import choice
 
-        return generator.generic_operations(self.recipe)
+        return choice.generic_operations(self.recipe)
 
 
 class Plan(Record):
@@ -180,9 +180,9 @@ def why_not(work: Work, way: str) -> str | None:
         return f"is not there on {work.device}"
     if way == "generic":
         return None
-    from nnkernels.backends.numba import generator
+    from nnkernels.backends.numba.codegen import choice
 
-    return generator.why_not(work.recipe)
+    return choice.why_not(work.recipe)
 
 
 def _difference(planned: Work, actual: Work) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,9 +139,7 @@ class Recipe(Record):
         return f"{chain}; {self.loss}; {self.optimizer}; batch {self.batch}; {self.dtype}"
 
 
-def setting_values(
-    names: tuple[str, ...], recipe: Recipe, loss: Loss, optimizer: Optimizer
-) -> np.ndarray[Any, Any]:
+def setting_values(names: tuple[str, ...], recipe: Recipe, loss: Loss, optimizer: Optimizer) -> np.ndarray[Any, Any]:
     """Return the numbers that a program reads once; what a run does not have is 0."""
     values: dict[str, Any] = {**loss.scalars, **optimizer.scalars, "l1": optimizer.l1, "l2": optimizer.l2}
     values |= {"clip_value": optimizer.clip_value or 0, "clip_norm": optimizer.clip_norm or 0}

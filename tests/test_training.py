@@ -340,7 +340,7 @@ net = make()
 chunk = net.plan(x, x[:, 0], steps=10**7, **arguments).chunk
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
-    net.fit(x, x[:, 0], steps=10**7, **arguments)
+    net.fit(x, x[:, 0], steps=10**7, log_every=chunk, **arguments)
 except KeyboardInterrupt:
     pass
 reached = []

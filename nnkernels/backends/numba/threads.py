@@ -1,7 +1,7 @@
 """One small gang of threads that run a compiled program together.
 
-A program cuts its work into parts that are the same for any number of threads, and meets at barriers. Only one gang runs at
-a time: a second run, in another thread of the process, runs all its parts alone, to the same bits.
+A program cuts its work into parts that are the same for any number of threads, and meets at barriers. Only one gang
+runs at a time: a second run, in another thread of the process, runs all its parts alone, to the same bits.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 from nnkernels._recipe import Recipe, schedule_values, setting_values
 from nnkernels._sampling import steps_per_epoch
 from nnkernels.backends.numba import threads
-from nnkernels.backends.numba.codegen import ARGUMENTS, Generated
+from nnkernels.backends.numba.codegen.program import ARGUMENTS, Whole
 
 if TYPE_CHECKING:
     from nnkernels._composed import Data
@@ -74,7 +74,9 @@ class WholeRun:
             "run", *(_TYPES.get(kind, ctypes.c_void_p) for kind in ARGUMENTS.values())
         )
         step_seconds = plan.seconds[plan.way] / plan.work.steps
-        block = min(BLOCK_STEPS, BLOCK_ROWS // self.generated.batch, int(BLOCK_SECONDS / max(step_seconds, 1e-9)), steps)
+        block = min(
+            BLOCK_STEPS, BLOCK_ROWS // self.generated.batch, int(BLOCK_SECONDS / max(step_seconds, 1e-9)), steps
+        )
         self.block = max(1, block)
         self.threads = min(self.generated.parts, threads.count()) if plan.work.worth_threads else 1
         self._allocate(data)
@@ -96,7 +98,7 @@ class WholeRun:
         weight = None if data.weight is None else data.weight.reshape(-1)
         columns = generated.columns
         arrays["x"] = _columns(data.x, generated.batch) if columns else np.ascontiguousarray(data.x)
-        arrays["t"] = _columns(data.t, generated.batch) if columns else _padded_rows(data.t, generated.padded_targets)
+        arrays["t"] = _columns(data.t, generated.batch) if columns else _padded_rows(data.t, generated.targets)
         if weight is not None:
             weight = _columns(weight[:, None], generated.batch) if columns else np.ascontiguousarray(weight)
         arrays["weight"] = arrays["settings"] if weight is None else weight
@@ -197,11 +199,11 @@ class WholeRun:
         return rows
 
 
-def written(recipe: Recipe, way: str) -> Generated:
+def written(recipe: Recipe, way: str) -> Whole:
     """Return the program for a recipe: written for it, or the one that reads its sizes when it runs."""
-    from nnkernels.backends.numba import generator
+    from nnkernels.backends.numba.codegen import choice
 
-    return generator.generated(recipe) if way == "generated" else generator.generic(recipe)
+    return choice.generated(recipe) if way == "generated" else choice.generic(recipe)
 
 
 def _aligned(size: int, dtype: str) -> Any:

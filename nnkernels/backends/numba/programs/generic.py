@@ -1,8 +1,10 @@
-"""The whole run of any small network, with sizes that are read when it runs: rows in lanes, a vector of rows at a time.
+"""The whole run of any small network, with sizes that are read when it runs: rows in lanes.
 
 Compiled once for each real type. `activate`, `loss_of` and `updated_by` choose among the formulas by their number; they are
-printed by `nnkernels.backends.numba.generic`, which also says what `sizes`, `settings` and `schedule` hold.
+printed by `nnkernels.backends.numba.codegen.generic`, which also says what `sizes`, `settings` and `schedule` hold.
 """
+
+from __future__ import annotations
 
 
 def product(w, base, n_in, n_out, j, inputs, z0):
@@ -144,7 +146,24 @@ def penalize(p, g, start, stop, l1, l2):
         store(g, i, load(g, i) + (l1 * sign(w) + l2 * w))
 
 
-def run(parameters: reals, workspace: reals, x: reals, t: reals, weight: reals, order: ints, counts: ints, schedule: reals, settings: reals, sizes: ints, loss: doubles, seeds: ints, steps: int, sync: ints, thread: int, threads: int):
+def run(
+    parameters: reals,
+    workspace: reals,
+    x: reals,
+    t: reals,
+    weight: reals,
+    order: ints,
+    counts: ints,
+    schedule: reals,
+    settings: reals,
+    sizes: ints,
+    loss: doubles,
+    seeds: ints,
+    steps: int,
+    sync: ints,
+    thread: int,
+    threads: int,
+):
     n_layers = sizes[0]
     size = sizes[1]
     batch = sizes[2]
@@ -170,7 +189,15 @@ def run(parameters: reals, workspace: reals, x: reals, t: reals, weight: reals, 
         for layer in range(n_layers):
             about = sizes + (16 + layer * 10)
             if about[8] > 0:
-                drop(seeds, layer, seeds[2] + step, about[8], settings[12 + layer], workspace + about[9], batch * about[1])
+                drop(
+                    seeds,
+                    layer,
+                    seeds[2] + step,
+                    about[8],
+                    settings[12 + layer],
+                    workspace + about[9],
+                    batch * about[1],
+                )
         for i in range(0, size * LANES, LANES):
             store(sums, i, splat(0.0))
         for base in range(0, batch, LANES):
@@ -215,7 +242,9 @@ def run(parameters: reals, workspace: reals, x: reals, t: reals, weight: reals, 
             if loss_kind == -1:
                 row_loss = cross_entropy(predictions, deltas, targets, n_out, factor)
             else:
-                row_loss = elementwise_loss(loss_kind, squashing, predictions, deltas, targets, n_out, factor, settings[0])
+                row_loss = elementwise_loss(
+                    loss_kind, squashing, predictions, deltas, targets, n_out, factor, settings[0]
+                )
             losses = losses + double(lane(total(where(inside, row_loss * factor, 0.0)), 0))
             for back in range(n_layers):
                 layer = n_layers - 1 - back
@@ -240,7 +269,9 @@ def run(parameters: reals, workspace: reals, x: reals, t: reals, weight: reals, 
             for i in range(0, size, LANES):
                 store(g, i, load(g, i) * scale)
         for i in range(0, size, LANES):
-            p, m, v = updated_by(optimizer, load(parameters, i), load(g, i), load(first, i), load(second, i), now, settings)
+            p, m, v = updated_by(
+                optimizer, load(parameters, i), load(g, i), load(first, i), load(second, i), now, settings
+            )
             store(parameters, i, p)
             store(first, i, m)
             store(second, i, v)

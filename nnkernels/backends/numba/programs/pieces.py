@@ -8,15 +8,19 @@ def clip_scale(g, size, limit):
     """The factor that scales g to a norm of at most `limit`; relative to its largest element, whose square may overflow."""
     most = splat(real(0.0))
     for i in range(0, size, LANES):
-        size_of = abs(load(g, i))
-        most = where(size_of > most, size_of, where(size_of == size_of, most, size_of))
+        most = max(abs(load(g, i)), most)
     most = largest(most)
     unit = where(most > 0, most, 1.0)
     squares = splat(real(0.0))
     for i in range(0, size, LANES):
         ratio = load(g, i) / unit
         squares = fma(ratio, ratio, squares)
-    norm = sqrt(total(squares))
+    return norm_scale(total(squares), unit, limit)
+
+
+def norm_scale(squares, unit, limit):
+    """The factor that scales a norm to at most `limit`, from the sum of the squares of its elements over `unit`."""
+    norm = sqrt(squares)
     return min(where(norm > 0, limit / unit / norm, 1.0), 1.0)
 
 

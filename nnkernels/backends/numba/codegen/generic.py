@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnkernels._formulas import ACTIVATIONS, LOSSES, OPTIMIZERS, parse
-from nnkernels.backends.numba.codegen import (
+from nnkernels.backends._printing import assignments
+from nnkernels.backends.numba.codegen.code import Code
+from nnkernels.backends.numba.codegen.formulas import (
     BY_HAND,
-    Code,
-    Generated,
-    Packing,
     VectorDialect,
     activation_source,
-    dropout_constants,
     function_source,
     loss_source,
 )
-from nnkernels.backends._printing import assignments
+from nnkernels.backends.numba.codegen.program import Packing, Whole, dropout_constants
 
 if TYPE_CHECKING:
     from nnkernels._recipe import Recipe
@@ -29,12 +27,15 @@ ACTIVATION_KINDS = {name: kind for kind, name in enumerate(ACTIVATIONS)} | {"sof
 LOSS_KINDS = {name: kind for kind, name in enumerate(LOSSES)} | {"categorical_cross_entropy": -1}
 OPTIMIZER_KINDS = {name: kind for kind, name in enumerate(OPTIMIZERS)}
 
-#: What `settings` holds, in order; the factors of what dropout keeps follow. A clip's limit of 0 means that there is none.
-SETTINGS = ("delta", "momentum", "weight_decay", "beta1", "beta2", "eps", "alpha")
-SETTINGS += ("penalized", "l1", "l2", "clip_value", "clip_norm")
+#: What `settings` holds, in order; the factors of what dropout keeps follow. A clip's limit of 0 means none.
+SETTINGS = (
+    *("delta", "momentum", "weight_decay", "beta1", "beta2", "eps", "alpha"),
+    *("penalized", "l1", "l2", "clip_value", "clip_norm"),
+)
 #: The columns of `schedule`.
 SCHEDULED = ("lr", "rest1", "rest2", "correction1", "correction2", "rest", "", "share")
 
+_PROGRAM = Path(__file__).parents[1] / "programs" / "generic.py"
 _HEAD, _LAYER = 16, 10  # entries of `sizes` before the layers', and of a layer
 
 
@@ -49,7 +50,7 @@ def source() -> str:
     text += _choice("loss_of", "p, t, n, delta", ("loss = p", "slope = p"), "loss, slope", losses)
     updates = {kind: f"{name}_updated(p, g, m, v, now, settings)" for name, kind in OPTIMIZER_KINDS.items()}
     text += _choice("updated_by", "p, g, m, v, now, settings", (), "p, m, v", updates)
-    return text + Path(__file__).parent.joinpath("programs", "generic.py").read_text()
+    return text + _PROGRAM.read_text()
 
 
 def _losses() -> dict[str, int]:
@@ -57,7 +58,9 @@ def _losses() -> dict[str, int]:
 
 
 def _activation_calls() -> dict[int, str]:
-    return {kind: f"{name}_forward(z)" for name, kind in ACTIVATION_KINDS.items() if name not in ("identity", "softmax")}
+    return {
+        kind: f"{name}_forward(z)" for name, kind in ACTIVATION_KINDS.items() if name not in ("identity", "softmax")
+    }
 
 
 def _choice(name: str, arguments: str, start: tuple[str, ...], results: str, calls: dict[int, str]) -> str:
@@ -84,7 +87,7 @@ def _update_source(name: str) -> str:
     )
 
 
-def write(recipe: Recipe, lanes: int) -> Generated:
+def write(recipe: Recipe, lanes: int) -> Whole:
     """Return the program with the tables of one recipe."""
     batch = -(-recipe.batch // lanes) * lanes
     sizes = np.zeros(_HEAD + _LAYER * len(recipe.layers), np.int64)
@@ -98,7 +101,10 @@ def write(recipe: Recipe, lanes: int) -> Generated:
         kind = ACTIVATION_KINDS[layer.activation_name]
         row[:6] = layer.n_in, layer.n_out, kind, place, bias, layer.bias
         row[6], row[7] = workspace.take(layer.n_out * lanes), workspace.take(layer.n_out * lanes)
-        row[8], row[9] = dropout_constants(layer.dropout)[0], workspace.take(batch * layer.n_out) if layer.dropout else 0
+        row[8], row[9] = (
+            dropout_constants(layer.dropout)[0],
+            workspace.take(batch * layer.n_out) if layer.dropout else 0,
+        )
         place = bias + workspace.padded(layer.n_out if layer.bias else 0)
     sizes[:11] = (
         len(recipe.layers),
@@ -115,7 +121,7 @@ def write(recipe: Recipe, lanes: int) -> Generated:
     )
     sizes[11], sizes[12] = workspace.take(place * lanes), workspace.take(place)
     sizes[13], sizes[14] = workspace.take(recipe.n_in * lanes), workspace.take(recipe.n_out * lanes)
-    return Generated(
+    return Whole(
         source(),
         lanes=lanes,
         packing=Packing(places, place),
@@ -123,7 +129,7 @@ def write(recipe: Recipe, lanes: int) -> Generated:
         parts=1,
         batch=batch,
         columns=recipe.whole,
-        padded_targets=recipe.n_out,
+        targets=recipe.n_out,
         sizes=sizes,
         n_state=2,
         settings=SETTINGS + tuple(f"keep{number}" for number in range(len(recipe.layers))),

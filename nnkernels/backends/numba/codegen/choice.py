@@ -5,15 +5,17 @@ from __future__ import annotations
 from functools import lru_cache
 
 from nnkernels._recipe import Recipe
-from nnkernels.backends.numba import generic as _generic
-from nnkernels.backends.numba import rows, units
-from nnkernels.backends.numba.codegen import Generated
+from nnkernels.backends.numba.codegen import generic as _generic
+from nnkernels.backends.numba.codegen import rows, units
+from nnkernels.backends.numba.codegen.program import Whole
+from nnkernels.backends.numba.codegen.units_frame import INPUT_LANES_OUTPUTS
 
-WIDEST_LAYER, MOST_PARAMETERS = 256, 20_000  #: beyond them, programs would be too long, or their sums outgrow the caches
+#: Beyond them programs would be too long, or their sums outgrow the caches.
+WIDEST_LAYER, MOST_PARAMETERS = 256, 20_000
 
 
 @lru_cache(maxsize=256)
-def generated(recipe: Recipe, vector_bytes: int | None = None) -> Generated:
+def generated(recipe: Recipe, vector_bytes: int | None = None) -> Whole:
     """Return the program for a recipe; vectors are as wide as the processor's, unless told otherwise."""
     if vector_bytes is None:
         from nnkernels.backends.numba.machine import vector_bytes as native
@@ -32,7 +34,7 @@ def generated(recipe: Recipe, vector_bytes: int | None = None) -> Generated:
 
 
 @lru_cache(maxsize=256)
-def generic(recipe: Recipe) -> Generated:
+def generic(recipe: Recipe) -> Whole:
     """Return the program that reads its sizes when it runs."""
     return _generic.write(recipe, 32 // (4 if recipe.dtype == "float32" else 8))
 
@@ -54,7 +56,8 @@ def why_not(recipe: Recipe) -> str | None:
     """Return why there is no generated program for a recipe, or None."""
     wide = [layer.n_out for layer in recipe.layers[1:] if layer.n_out > WIDEST_LAYER]
     if wide and recipe.n_parameters > MOST_PARAMETERS:
-        return f"a layer of {max(wide)} units is wider than {WIDEST_LAYER}, and there are over {MOST_PARAMETERS:,} parameters"
+        sizes = f"wider than {WIDEST_LAYER}, and there are over {MOST_PARAMETERS:,} parameters"
+        return f"is not there for this network: a layer of {max(wide)} units is {sizes}"
     return None
 
 
@@ -77,7 +80,7 @@ def units_operations(recipe: Recipe, lanes: int) -> float:
     operations = 40.0
     for number, layer in enumerate(recipe.layers):
         vectors = -(-layer.n_out // lanes)
-        last = number == len(recipe.layers) - 1 and number > 0 and layer.n_out <= units.INPUT_LANES_OUTPUTS
+        last = number == len(recipe.layers) - 1 and number > 0 and layer.n_out <= INPUT_LANES_OUTPUTS
         if last:
             inputs = -(-layer.n_in // lanes)
             operations += recipe.batch * (3 * layer.n_out * inputs + 40) + 2 * layer.n_out * inputs
