@@ -152,15 +152,14 @@ class RowsWriter:
         name = layer.activation_name
         if name == "identity" and not layer.dropout:
             return  # `_backward` knows
-        for v in self.vectors if layer.dropout else ():
-            # rows past the batch's end have masks of other rows: they count for nothing
-            code(f"unit{v} = (lanes() + ({frame.first_row(block, v)})) * {layer.n_out}")
         for j in frame.loop("j", layer.n_out):
-            for v in self.vectors:
+            for v in frame.loop("vector", frame.vectors):
                 z = f"load(a{number}, {frame.at(j, v)})"
                 code(*([f"a = {z}", "s = splat(1.0)"] if name == "identity" else [f"a, s = {name}_forward({z})"]))
                 if layer.dropout:
-                    code(f"mask = gather(m{number}, unit{v} + {j})", "a = a * mask", "s = s * mask")
+                    # rows past the batch's end have masks of other rows: they count for nothing
+                    unit = f"(lanes() + ({frame.first_row(block, v)})) * {layer.n_out} + {j}"
+                    code(f"mask = gather(m{number}, {unit})", "a = a * mask", "s = s * mask")
                 code(*(f"store({value}{number}, {frame.at(j, v)}, {value})" for value in "as"))
 
     # ---- backward ----------------------------------------------------------------------------------------------------

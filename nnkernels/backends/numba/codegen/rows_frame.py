@@ -110,13 +110,13 @@ class RowsFrame:
 
     # ---- places and loops --------------------------------------------------------------------------------------------
 
-    def at(self, unit: Index, vector: int) -> str:
+    def at(self, unit: Index, vector: Index) -> str:
         """Return the place of a unit's vector in a layer's arrays."""
-        return f"{unit} * {self.rows} + {vector * self.lanes}"
+        return f"{unit} * {self.rows} + {vector} * {self.lanes}"
 
-    def first_row(self, block: Index, vector: int) -> str:
+    def first_row(self, block: Index, vector: Index) -> str:
         """Return the first row, in the batch, of a block's vector."""
-        return f"{block} * {self.rows} + {vector * self.lanes}"
+        return f"{block} * {self.rows} + {vector} * {self.lanes}"
 
     def weight(self, place: str) -> str:
         """Return a parameter: a scalar in memory, or a vector of equal lanes in registers."""

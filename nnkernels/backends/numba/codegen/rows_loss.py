@@ -20,51 +20,53 @@ class RowsLoss:
 
     def write(self, block: Index) -> None:
         """Write the loss of a block."""
-        code, recipe = self.code, self.recipe
-        for v in range(self.frame.vectors):
+        code, recipe, frame = self.code, self.recipe, self.frame
+        for v in frame.loop("vector", frame.vectors):
+            if not recipe.whole:
+                code(f"row = load(order, step * {frame.batch} + {frame.first_row(block, v)})")
             self._factor(v, block)
             code("row_sum = splat(0.0)")
             if recipe.last_activation == "softmax":
                 self._exponentials(v)
                 for j in self._outputs():
-                    code(f"store({self.z}, {self.frame.at(j, v)}, {self._delta(j, v)} * scale)")
+                    code(f"store({self.z}, {frame.at(j, v)}, {self._delta(j, v)} * scale)")
             if recipe.loss == "categorical_cross_entropy":
                 self._cross_entropy(v, block)
             else:
                 self._elementwise(v, block)
             if recipe.last_activation == "softmax":
                 self._softmax_backward(v)
-            weighted = "row_sum" if self.factor == 1 else f"row_sum * factor{v}"
+            weighted = "row_sum" if self.factor == 1 else "row_sum * row_factor"
             code(f"part_loss = part_loss + double(lane(total({weighted}), 0))")
 
     def _outputs(self) -> Iterator[Index]:
         yield from self.frame.loop("j", self.recipe.n_out)
 
-    def _prediction(self, j: Index, v: int) -> str:
+    def _prediction(self, j: Index, v: Index) -> str:
         return f"load({self.z}, {self.frame.at(j, v)})"
 
-    def _delta(self, j: Index, v: int) -> str:
+    def _delta(self, j: Index, v: Index) -> str:
         return f"load({self.d}, {self.frame.at(j, v)})"
 
-    def _target(self, j: Index, v: int, block: Index) -> str:
+    def _target(self, j: Index, v: Index, block: Index) -> str:
         if self.recipe.whole:
             return f"load(t, {j} * {self.frame.batch} + {self.frame.first_row(block, v)})"
-        return f"gather(t, row{v} * {self.recipe.n_out} + {j})"
+        return f"gather(t, row * {self.recipe.n_out} + {j})"
 
-    def _factor(self, v: int, block: Index) -> None:
-        """Write factor{v}, of each row in lanes; rows past the end of the batch have 0."""
+    def _factor(self, v: Index, block: Index) -> None:
+        """Write the factor of each row, in lanes; rows past the end of the batch have 0."""
         code, recipe = self.code, self.recipe
         if self.factor is not None:
-            code(*([f"factor{v} = splat(real({self.factor!r}))"] if self.factor != 1 else []))
+            code(*([f"row_factor = splat(real({self.factor!r}))"] if self.factor != 1 else []))
             return
         first = self.frame.first_row(block, v)
         count = "counts[step]" if recipe.factor is None else f"{recipe.batch}"
         factor = "share" if recipe.factor is None else f"real({recipe.factor!r})"
         if recipe.weighted:
-            factor = f"share * load(weight, {first})" if recipe.whole else f"share * gather(weight, row{v})"
-        code(f"factor{v} = where(below({count} - ({first})), splat({factor}), 0.0)")
+            factor = f"share * load(weight, {first})" if recipe.whole else "share * gather(weight, row)"
+        code(f"row_factor = where(below({count} - ({first})), splat({factor}), 0.0)")
 
-    def _elementwise(self, v: int, block: Index) -> None:
+    def _elementwise(self, v: Index, block: Index) -> None:
         """Write a loss that is a sum over outputs."""
         code, recipe = self.code, self.recipe
         scalars = "".join(f", {name}" for name in recipe.loss_scalars)
@@ -76,10 +78,10 @@ class RowsLoss:
                 code(f"p = {self._prediction(j, v)}")
             code(f"e, error = {recipe.loss}(p, {self._target(j, v, block)}, real({recipe.n_out}.0){scalars})")
             code("row_sum = row_sum + e", *(["error = error * slope"] * squashed))
-            factor = "" if self.factor == 1 else f" * factor{v}"
+            factor = "" if self.factor == 1 else " * row_factor"
             code(f"store({self.d}, {self.frame.at(j, v)}, error{factor})")
 
-    def _exponentials(self, v: int) -> None:
+    def _exponentials(self, v: Index) -> None:
         """Write the deltas' place = exp(p - largest p) and scale = 1 / its sum, over the outputs of each row."""
         code = self.code
         code(f"top = {self._prediction(0, v)}")
@@ -91,7 +93,7 @@ class RowsLoss:
             code(f"store({self.d}, {self.frame.at(j, v)}, p)")
         code("scale = 1 / whole")
 
-    def _cross_entropy(self, v: int, block: Index) -> None:
+    def _cross_entropy(self, v: Index, block: Index) -> None:
         """As `categorical_cross_entropy_forward` and `_backward` of the reference: nothing cancels."""
         code = self.code
         self._exponentials(v)
@@ -101,12 +103,12 @@ class RowsLoss:
             code("others = others + e * (1 - target)", "label = label + e * target")
             code(f"shift = shift + where(target > 0, target * ({self._prediction(j, v)} - top), 0.0)")
         code("row_sum = log1p(others + label) - shift")
-        code(*([] if self.factor == 1 else [f"scale = scale * factor{v}"]))
+        code(*([] if self.factor == 1 else ["scale = scale * row_factor"]))
         for j in self._outputs():
             code(f"target = {self._target(j, v, block)}", f"e = {self._delta(j, v)}")
             code(f"store({self.d}, {self.frame.at(j, v)}, scale * (e * (1 - target) - target * others))")
 
-    def _softmax_backward(self, v: int) -> None:
+    def _softmax_backward(self, v: Index) -> None:
         code = self.code
         code("dot = splat(0.0)")
         for j in self._outputs():

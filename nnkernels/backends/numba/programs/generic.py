@@ -1,7 +1,7 @@
 """The whole run of any small network, with sizes that are read when it runs: rows in lanes.
 
-Compiled once for each real type. `activate`, `loss_of` and `updated_by` choose among the formulas by their number; they are
-printed by `nnkernels.backends.numba.codegen.generic`, which also says what `sizes`, `settings` and `schedule` hold.
+Compiled once for each real type. `activate`, `loss_of` and `updated_by` choose among the formulas by their number; they
+are printed by `nnkernels.backends.numba.codegen.generic`, which also says what `sizes`, `settings` and `schedule` hold.
 """
 
 from __future__ import annotations
@@ -79,8 +79,7 @@ def exponentials(p, e, n):
     """e = exp(p - the largest p), and the largest p and the sum of e, over the outputs of each row."""
     top = load(p, 0)
     for j in range(1, n):
-        v = load(p, j * LANES)
-        top = where(v > top, v, where(v == v, top, v))
+        top = max(load(p, j * LANES), top)
     whole = splat(real(0.0))
     for j in range(n):
         v = exp(load(p, j * LANES) - top)
@@ -146,6 +145,103 @@ def penalize(p, g, start, stop, l1, l2):
         store(g, i, load(g, i) + (l1 * sign(w) + l2 * w))
 
 
+def take_rows(x, t, weight, order, step, base, factor, sizes, workspace):
+    """Bring a vector of rows together: inputs, targets, and their factor."""
+    padded, n_out, n_in = sizes[3], sizes[9], sizes[10]
+    inputs, targets = workspace + sizes[13], workspace + sizes[14]
+    if sizes[7] == 1:
+        for k in range(n_in):
+            store(inputs, k * LANES, load(x, k * padded + base))
+        for j in range(n_out):
+            store(targets, j * LANES, load(t, j * padded + base))
+        if sizes[8] == 1:
+            factor = factor * load(weight, base)
+    else:
+        rows = load(order, step * padded + base)
+        for k in range(n_in):
+            store(inputs, k * LANES, gather(x, rows * n_in + k))
+        for j in range(n_out):
+            store(targets, j * LANES, gather(t, rows * n_out + j))
+        if sizes[8] == 1:
+            factor = factor * gather(weight, rows)
+    return factor
+
+
+def activate_rows(about, base, outputs, slopes, mask):
+    """Turn a layer's z into its outputs and slopes, dropout included."""
+    for j in range(about[1]):
+        a, s = activate(about[2], load(outputs, j * LANES))
+        if about[8] > 0:
+            kept = gather(mask, (lanes() + base) * about[1] + j)
+            a, s = a * kept, s * kept
+        store(outputs, j * LANES, a)
+        store(slopes, j * LANES, s)
+
+
+def forward(parameters, workspace, sizes, base):
+    """All layers, for a vector of rows; the last one's outputs are its z."""
+    inputs_place = sizes[13]
+    for layer in range(sizes[0]):
+        about = sizes + (16 + layer * 10)
+        outputs = workspace + about[6]
+        inputs = workspace + inputs_place
+        products(parameters, about[3], about[4], about[5], about[0], about[1], inputs, outputs)
+        if layer < sizes[0] - 1:
+            activate_rows(about, base, outputs, workspace + about[7], workspace + about[9])
+        inputs_place = about[6]
+
+
+def loss_of_rows(workspace, sizes, factor, delta):
+    """The losses of a vector of rows, unweighted; the deltas go where the last layer's slopes would."""
+    last = sizes + (16 + (sizes[0] - 1) * 10)
+    p, e, t = workspace + last[6], workspace + last[7], workspace + sizes[14]
+    row_loss = splat(real(0.0))
+    if sizes[4] == -1:
+        row_loss = cross_entropy(p, e, t, sizes[9], factor)
+    else:
+        row_loss = elementwise_loss(sizes[4], sizes[6], p, e, t, sizes[9], factor, delta)
+    return row_loss
+
+
+def backward(parameters, workspace, sizes):
+    """Add a vector of rows to the gradient's sums, layer by layer from the last one."""
+    sums = workspace + sizes[11]
+    for back in range(sizes[0]):
+        layer = sizes[0] - 1 - back
+        about = sizes + (16 + layer * 10)
+        deltas = workspace + about[7]
+        inputs_place = sizes[13]
+        if layer > 0:
+            inputs_place = sizes[16 + layer * 10 - 4]  # the outputs of the layer before
+        gradients(sums, about[3], about[4], about[5], about[0], about[1], workspace + inputs_place, deltas)
+        if layer > 0:
+            below = workspace + sizes[16 + layer * 10 - 3]
+            deltas_below(parameters, about[3], about[0], about[1], deltas, below)
+
+
+def update(parameters, workspace, sizes, settings, now):
+    """Sum the gradient over lanes, penalize, clip, and update the parameters and the state."""
+    size, sums, g = sizes[1], workspace + sizes[11], workspace + sizes[12]
+    first, second = parameters + size, parameters + 2 * size
+    for i in range(size):
+        g[i] = lane(total(load(sums, i * LANES)), 0)
+    if settings[7] > 0:
+        for layer in range(sizes[0]):
+            about = sizes + (16 + layer * 10)
+            penalize(parameters, g, about[3], about[4], settings[8], settings[9])
+    if settings[10] > 0:
+        clip_by_value(g, size, settings[10])
+    if settings[11] > 0:
+        scale = clip_scale(g, size, settings[11])
+        for i in range(0, size, LANES):
+            store(g, i, load(g, i) * scale)
+    for i in range(0, size, LANES):
+        p, m, v = updated_by(sizes[5], load(parameters, i), load(g, i), load(first, i), load(second, i), now, settings)
+        store(parameters, i, p)
+        store(first, i, m)
+        store(second, i, v)
+
+
 def run(
     parameters: reals,
     workspace: reals,
@@ -164,115 +260,24 @@ def run(
     thread: int,
     threads: int,
 ):
-    n_layers = sizes[0]
-    size = sizes[1]
-    batch = sizes[2]
-    padded = sizes[3]
-    loss_kind = sizes[4]
-    optimizer = sizes[5]
-    squashing = sizes[6]
-    whole = sizes[7]
-    weighted = sizes[8]
-    n_out = sizes[9]
-    n_in = sizes[10]
-    sums = workspace + sizes[11]
-    g = workspace + sizes[12]
-    inputs0 = workspace + sizes[13]
-    targets = workspace + sizes[14]
-    first = parameters + size
-    second = parameters + 2 * size
+    """Train for a number of steps, on one thread."""
+    batch, size, sums = sizes[2], sizes[1], workspace + sizes[11]
     losses = loss[0]
-    last = 16 + (n_layers - 1) * 10
     for step in range(steps):
-        now = schedule + step * 8
-        share = now[7]
-        for layer in range(n_layers):
+        for layer in range(sizes[0]):
             about = sizes + (16 + layer * 10)
             if about[8] > 0:
-                drop(
-                    seeds,
-                    layer,
-                    seeds[2] + step,
-                    about[8],
-                    settings[12 + layer],
-                    workspace + about[9],
-                    batch * about[1],
-                )
+                mask = workspace + about[9]
+                drop(seeds, layer, seeds[2] + step, about[8], settings[12 + layer], mask, batch * about[1])
         for i in range(0, size * LANES, LANES):
             store(sums, i, splat(0.0))
         for base in range(0, batch, LANES):
-            count = counts[step] - base
-            inside = below(count)
-            factor = where(inside, splat(share), 0.0)
-            if whole == 1:
-                for k in range(n_in):
-                    store(inputs0, k * LANES, load(x, k * padded + base))
-                for j in range(n_out):
-                    store(targets, j * LANES, load(t, j * padded + base))
-                if weighted == 1:
-                    factor = factor * load(weight, base)
-            else:
-                rows = load(order, step * padded + base)
-                for k in range(n_in):
-                    store(inputs0, k * LANES, gather(x, rows * n_in + k))
-                for j in range(n_out):
-                    store(targets, j * LANES, gather(t, rows * n_out + j))
-                if weighted == 1:
-                    factor = factor * gather(weight, rows)
-            from_place = sizes[13]
-            for layer in range(n_layers):
-                about = sizes + (16 + layer * 10)
-                outputs = workspace + about[6]
-                slopes = workspace + about[7]
-                products(parameters, about[3], about[4], about[5], about[0], about[1], workspace + from_place, outputs)
-                if layer < n_layers - 1:
-                    mask = workspace + about[9]
-                    for j in range(about[1]):
-                        a, s = activate(about[2], load(outputs, j * LANES))
-                        if about[8] > 0:
-                            kept = gather(mask, (lanes() + base) * about[1] + j)
-                            a = a * kept
-                            s = s * kept
-                        store(outputs, j * LANES, a)
-                        store(slopes, j * LANES, s)
-                from_place = about[6]
-            predictions = workspace + sizes[last + 6]
-            deltas = workspace + sizes[last + 7]
-            row_loss = splat(real(0.0))
-            if loss_kind == -1:
-                row_loss = cross_entropy(predictions, deltas, targets, n_out, factor)
-            else:
-                row_loss = elementwise_loss(
-                    loss_kind, squashing, predictions, deltas, targets, n_out, factor, settings[0]
-                )
+            inside = below(counts[step] - base)
+            factor = where(inside, splat(schedule[step * 8 + 7]), 0.0)
+            factor = take_rows(x, t, weight, order, step, base, factor, sizes, workspace)
+            forward(parameters, workspace, sizes, base)
+            row_loss = loss_of_rows(workspace, sizes, factor, settings[0])
             losses = losses + double(lane(total(where(inside, row_loss * factor, 0.0)), 0))
-            for back in range(n_layers):
-                layer = n_layers - 1 - back
-                about = sizes + (16 + layer * 10)
-                own = workspace + about[7]
-                if layer > 0:
-                    before = about + -10
-                    gradients(sums, about[3], about[4], about[5], about[0], about[1], workspace + before[6], own)
-                    deltas_below(parameters, about[3], about[0], about[1], own, workspace + before[7])
-                else:
-                    gradients(sums, about[3], about[4], about[5], about[0], about[1], inputs0, own)
-        for i in range(size):
-            g[i] = lane(total(load(sums, i * LANES)), 0)
-        if settings[7] > 0:
-            for layer in range(n_layers):
-                about = sizes + (16 + layer * 10)
-                penalize(parameters, g, about[3], about[4], settings[8], settings[9])
-        if settings[10] > 0:
-            clip_by_value(g, size, settings[10])
-        if settings[11] > 0:
-            scale = clip_scale(g, size, settings[11])
-            for i in range(0, size, LANES):
-                store(g, i, load(g, i) * scale)
-        for i in range(0, size, LANES):
-            p, m, v = updated_by(
-                optimizer, load(parameters, i), load(g, i), load(first, i), load(second, i), now, settings
-            )
-            store(parameters, i, p)
-            store(first, i, m)
-            store(second, i, v)
+            backward(parameters, workspace, sizes)
+        update(parameters, workspace, sizes, settings, schedule + step * 8)
     loss[0] = losses

@@ -5,7 +5,7 @@ Written in the language of `nnkernels.backends.numba.language`, whose functions 
 
 
 def clip_scale(g, size, limit):
-    """The factor that scales g to a norm of at most `limit`; relative to its largest element, whose square may overflow."""
+    """The factor that scales g to a norm of at most `limit`; relative to its largest element: squares may overflow."""
     most = splat(real(0.0))
     for i in range(0, size, LANES):
         most = max(abs(load(g, i)), most)
