@@ -1,4 +1,13 @@
-"""The program that reads its sizes when it runs: what its tables hold, and the printed choices among the formulas."""
+"""The program that reads its sizes when it runs: what its tables hold, and the printed choices among the formulas.
+
+`sizes` begins with (0) the number of layers, (1) the length of the packed parameters, (2) the rows of a batch and (3)
+the same padded to whole vectors, the kinds of (4) the loss, (5) the optimizer and (6) what stands between the last z
+and the loss, (7) whether a batch is all rows in order, (8) whether rows have weights, (9) the number of outputs and
+(10) inputs, and the places in the workspace of (11) the gradient's sums over rows, (12) the gradient, (13) the inputs
+and (14) the targets of a vector of rows. Ten entries a layer follow, from entry 16 on: inputs, outputs, kind of
+activation, places of weights and biases, whether there are biases, places in the workspace of outputs and of slopes,
+the word below which dropout drops (0 for none), and the place of its mask.
+"""
 
 from __future__ import annotations
 
