@@ -25,17 +25,22 @@ typedef float f16u __attribute__((vector_size(64), aligned(4), may_alias));
 
 #define LOG2E 1.4426950408889634
 
-/* [-limit, limit]: beyond it 2^x, or 1 + 2^x, leaves the range of normal numbers */
+/* [-limit, limit]: beyond it 2^x, or 1 + 2^x, leaves the range of normal numbers. */
+#define CLAMP(F, I, limit)                                                                                             \
+    F high = (F){} + limit, low = (F){} - limit;                                                                       \
+    I above = t > high, below = t < low;                                                                               \
+    t = (F)((above & (I)high) | (~above & (I)t));                                                                      \
+    return (F)((below & (I)low) | (~below & (I)t));
+
+/* With AVX-512, range: of two numbers the smaller in magnitude, with the sign of the first, in one operation. */
 INLINE f8 clamp_f8(f8 t)
 {
 #if defined(__AVX512DQ__) && defined(__AVX512VL__)
-    return (f8)_mm256_range_ps((__m256)t, _mm256_set1_ps(126.0f), 2); /* the smaller magnitude, t's sign: one operation */
+    return (f8)_mm256_range_ps((__m256)t, _mm256_set1_ps(126.0f), 2);
 #elif defined(__AVX__)
     return (f8)_mm256_max_ps(_mm256_min_ps((__m256)t, _mm256_set1_ps(126.0f)), _mm256_set1_ps(-126.0f));
 #else
-    f8 high = (f8){} + 126.0f, low = (f8){} - 126.0f;
-    t = t > high ? high : t;
-    return t < low ? low : t;
+    CLAMP(f8, i8, 126.0f)
 #endif
 }
 
@@ -44,9 +49,7 @@ INLINE f16 clamp_f16(f16 t)
 #if defined(__AVX512DQ__)
     return (f16)_mm512_range_ps((__m512)t, _mm512_set1_ps(126.0f), 2);
 #else
-    f16 high = (f16){} + 126.0f, low = (f16){} - 126.0f;
-    t = t > high ? high : t;
-    return t < low ? low : t;
+    CLAMP(f16, i16, 126.0f)
 #endif
 }
 
@@ -57,9 +60,7 @@ INLINE d4 clamp_d4(d4 t)
 #elif defined(__AVX__)
     return (d4)_mm256_max_pd(_mm256_min_pd((__m256d)t, _mm256_set1_pd(1022.0)), _mm256_set1_pd(-1022.0));
 #else
-    d4 high = (d4){} + 1022.0, low = (d4){} - 1022.0;
-    t = t > high ? high : t;
-    return t < low ? low : t;
+    CLAMP(d4, l4, 1022.0)
 #endif
 }
 
@@ -125,15 +126,15 @@ INLINE d4 exp2_d4(d4 t)
 /* Sums over lanes as a butterfly: the sum ends up in every lane. */
 INLINE f8 sum_f8(f8 v)
 {
-    v += __builtin_shuffle(v, (i8){4, 5, 6, 7, 0, 1, 2, 3});
-    v += __builtin_shuffle(v, (i8){2, 3, 0, 1, 6, 7, 4, 5});
-    return v + __builtin_shuffle(v, (i8){1, 0, 3, 2, 5, 4, 7, 6});
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+    return v + __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
 }
 
 INLINE d4 sum_d4(d4 v)
 {
-    v += __builtin_shuffle(v, (l4){2, 3, 0, 1});
-    return v + __builtin_shuffle(v, (l4){1, 0, 3, 2});
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
+    return v + __builtin_shufflevector(v, v, 1, 0, 3, 2);
 }
 
 INLINE float sum_f16(f16 v)
