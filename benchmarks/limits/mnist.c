@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "gang.h"
-#include "vectors.h"
+#include "wide.h"
 
 enum { IN = 784, OUT = 10, MOST_ROWS = 32 };
 #define UNROLL _Pragma("GCC unroll 32")

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "gang.h"
-#include "vectors.h"
+#include "wide.h"
 
 enum { W1 = 0, B1 = 128, W2 = 160, B2 = 672, W3 = 688, B3 = 752, SIZE = 768 }; /* places in the flat parameters */
 enum { TILE = 8, ROWS = 32 };

@@ -1,5 +1,5 @@
 /* Elementwise sigmoid, alone and with its slope, the multiplication that goes back through it, and copying. */
-#include "vectors.h"
+#include "wide.h"
 
 #define EACH(...)                                                                                                      \
     int64_t i = 0;                                                                                                     \
