@@ -17,8 +17,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("nnkernels")
 
 
-def pytest_collection_modifyitems(items):
-    """Skip the tests marked `gpu` where there is no CUDA device, and say what `nnkernels.devices` says about it."""
+def pytest_collection_modifyitems(config, items):
+    """Skip the tests marked `gpu` where there is no CUDA device, and those marked `long` unless asked for; say why."""
+    if "long" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: pytest -m long"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         cuda = next(status for status in nnk.devices() if status.device == "cuda")

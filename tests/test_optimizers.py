@@ -115,13 +115,14 @@ def test_a_single_network_takes_a_scalar_rate(kernels, arrays, name):
 
 
 @pytest.mark.parametrize("name", UPDATES)
-def test_the_same_bits_whatever_the_strides(kernels, arrays, name):
+def test_the_same_numbers_whatever_the_strides(kernels, arrays, name):
+    """To rounding: where elements lie one after the other, products and sums are contracted."""
     p, gradients = problem((3, 7), np.float32, steps=3)
     lr = np.array([[0.05], [0.01], [0.002]], np.float32)
     place = arrays((2, -3))
-    np.testing.assert_array_equal(
-        train(kernels, place, name, p, gradients, lr), train(kernels, arrays(), name, p, gradients, lr)
-    )
+    dense = train(kernels, arrays(), name, p, gradients, lr)
+    tolerance = relative(np.float32, "optimizer")
+    np.testing.assert_allclose(train(kernels, place, name, p, gradients, lr), dense, rtol=tolerance, atol=tolerance)
     assert place.gaps_are_intact()
 
 

@@ -7,6 +7,7 @@ its entry-point name is its device name.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -57,8 +58,10 @@ def load(kind: str) -> Kernels:
     if kind in _temporary:
         return _temporary[kind]
     if kind in BUILTIN:
-        _check_requirements(kind)
-        return cast("Kernels", import_module(f"nnkernels.backends.{_FOLDERS[kind]}.kernels"))
+        module = f"nnkernels.backends.{_FOLDERS[kind]}.kernels"
+        if module not in sys.modules:
+            _check_requirements(kind)
+        return cast("Kernels", import_module(module))
     if kind in _entry_points():
         point = _entry_points()[kind]
         try:

@@ -10,9 +10,11 @@ import math
 import numpy as np
 
 from nnkernels.backends.numba.compile import kernel
+from nnkernels.backends.numba.vectorized import vectorized
 from nnkernels.backends.protocol import Array
 
 
+@vectorized
 @kernel
 def identity_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = z."""
@@ -24,6 +26,7 @@ def identity_forward(z: Array, out: Array, slope: Array | None = None) -> None:
             slope.flat[i] = T(1)
 
 
+@vectorized
 @kernel
 def sigmoid_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = 1 / (1 + exp(-z))."""
@@ -37,6 +40,7 @@ def sigmoid_forward(z: Array, out: Array, slope: Array | None = None) -> None:
             slope.flat[i] = e * r * r
 
 
+@vectorized
 @kernel
 def tanh_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = tanh(z); the slope as 4 e / (1 + e)**2 with e = exp(-2 |z|), since 1 - a**2 dies at |z| = 9 in float32."""
@@ -50,6 +54,7 @@ def tanh_forward(z: Array, out: Array, slope: Array | None = None) -> None:
             slope.flat[i] = T(4) * e * r * r
 
 
+@vectorized
 @kernel
 def relu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = max(z, 0); the slope at 0 is 0."""
@@ -61,6 +66,7 @@ def relu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
             slope.flat[i] = T(1) if z_i > T(0) else T(0)
 
 
+@vectorized
 @kernel
 def leaky_relu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = z for z > 0, else 0.01 z."""
@@ -72,6 +78,7 @@ def leaky_relu_forward(z: Array, out: Array, slope: Array | None = None) -> None
             slope.flat[i] = T(1) if z_i > T(0) else T(0.01)
 
 
+@vectorized
 @kernel
 def elu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = z for z > 0, else exp(z) - 1."""
@@ -84,6 +91,7 @@ def elu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
             slope.flat[i] = math.exp(m)
 
 
+@vectorized
 @kernel
 def softplus_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = log(1 + exp(z))."""
@@ -97,6 +105,7 @@ def softplus_forward(z: Array, out: Array, slope: Array | None = None) -> None:
             slope.flat[i] = e * r if z_i < T(0) else r
 
 
+@vectorized
 @kernel
 def silu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = z sigmoid(z), also called swish."""
@@ -112,6 +121,7 @@ def silu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
             slope.flat[i] = s * (T(1) + z_i * c)
 
 
+@vectorized
 @kernel
 def gelu_forward(z: Array, out: Array, slope: Array | None = None) -> None:
     """a = z Phi(z), with the normal distribution function itself, not its tanh approximation."""

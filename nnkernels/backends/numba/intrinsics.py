@@ -43,6 +43,67 @@ def store(c: Context, array: ir.Value, index: Any, value: Any) -> None:
     c.build.store(vector, c.build.bitcast(pointer, vector.type.as_pointer())).align = _bytes(element)
 
 
+def _masked(c: Context, name: str, array: ir.Value, index: Any, count: Any, *value: Any) -> ir.Value:
+    """Call LLVM's masked load or store of the first `count` lanes."""
+    element = array.type.pointee
+    vector = c.vector(element)
+    pointer = c.build.gep(array, [c.convert(index, INT)], inbounds=True)
+    pointer = c.build.bitcast(pointer, vector.as_pointer())
+    mask, align = below(c, count), _half(_bytes(element))
+    arguments = [pointer, align, mask, ir.Constant(vector, None)]
+    type_ = ir.FunctionType(vector, [argument.type for argument in arguments])
+    if value:
+        arguments = [c.convert(value[0], vector), pointer, align, mask]
+        type_ = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+    return c.build.call(_declared(c, f"llvm.masked.{name}.{_suffix(vector)}.p0", type_), arguments)
+
+
+@intrinsic
+def load_first(c: Context, array: ir.Value, index: Any, count: Any) -> ir.Value:
+    """The first `count` lanes of elements from `index` on, in the others zeros; nothing beyond them is read."""
+    return _masked(c, "load", array, index, count)
+
+
+@intrinsic
+def store_first(c: Context, array: ir.Value, index: Any, value: Any, count: Any) -> None:
+    """Write the first `count` lanes of a vector."""
+    _masked(c, "store", array, index, count, value)
+
+
+@intrinsic
+def stream(c: Context, array: ir.Value, index: Any, value: Any) -> None:
+    """Write a vector past the caches, to an address that is a multiple of its size."""
+    vector = c.convert(value, c.vector(array.type.pointee))
+    pointer = c.build.gep(array, [c.convert(index, INT)], inbounds=True)
+    instruction = c.build.store(vector, c.build.bitcast(pointer, vector.type.as_pointer()))
+    instruction.align = c.target.lanes * _bytes(vector.type.element)
+    instruction.set_metadata("nontemporal", c.build.module.add_metadata([_half(1)]))
+
+
+@intrinsic
+def fence(c: Context) -> None:
+    """What was streamed is seen by whoever sees what is written after this."""
+    c.build.fence("seq_cst")
+
+
+@intrinsic
+def reals_at(c: Context, address: ir.Value) -> ir.Value:
+    """The array of reals at an address."""
+    return c.build.inttoptr(address, c.target.real.as_pointer())
+
+
+@intrinsic
+def doubles_at(c: Context, address: ir.Value) -> ir.Value:
+    """The array of doubles at an address."""
+    return c.build.inttoptr(address, DOUBLE.as_pointer())
+
+
+@intrinsic
+def ints_at(c: Context, address: ir.Value) -> ir.Value:
+    """The array of integers at an address."""
+    return c.build.inttoptr(address, INT.as_pointer())
+
+
 @intrinsic
 def gather(c: Context, array: ir.Value, index: ir.Value) -> ir.Value:
     """Lanes of elements at a vector of indices."""
@@ -231,6 +292,12 @@ def max_(c: Context, value: Any, limit: Any) -> ir.Value:
 
 
 @intrinsic
+def power(c: Context, base: ir.Value, exponent: ir.Value) -> ir.Value:
+    """A double to an integer power."""
+    return _llvm(c, "pow", base, c.build.sitofp(exponent, DOUBLE))
+
+
+@intrinsic
 def sign(c: Context, value: ir.Value) -> ir.Value:
     """-1, 0 or 1; NaN for NaN."""
     negative = where(c, c.build.fcmp_ordered("<", value, c.convert(0, value.type)), -1, value)
@@ -242,15 +309,19 @@ def sign(c: Context, value: ir.Value) -> ir.Value:
 
 @intrinsic
 def double(c: Context, value: Any) -> ir.Value:
-    """A real scalar in double precision."""
+    """A real, or a vector of them, in double precision."""
     value = c.typed(value)
-    return value if value.type == DOUBLE else c.build.fpext(value, DOUBLE)
+    to = c.vector(DOUBLE) if isinstance(value.type, ir.VectorType) else DOUBLE
+    return value if value.type == to else c.build.fpext(value, to)
 
 
 @intrinsic
 def real(c: Context, value: Any) -> ir.Value:
-    """A scalar as a real."""
+    """A number, or a vector of doubles, as reals."""
     value = c.typed(value)
+    if isinstance(value.type, ir.VectorType):
+        to = c.vector(c.target.real)
+        return value if value.type == to else c.build.fptrunc(value, to)
     if value.type == c.target.real:
         return value
     if value.type == INT:

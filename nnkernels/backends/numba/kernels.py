@@ -17,6 +17,7 @@ from nnkernels.backends.numba.losses import *  # noqa: F403
 from nnkernels.backends.numba.optimizers import *  # noqa: F403
 from nnkernels.backends.numba.random import draw_indices as draw_indices
 from nnkernels.backends.numba.random import dropout_mask as dropout_mask
+from nnkernels.backends.numba.vectorized import vectorized
 from nnkernels.backends.numpy.kernels import copy as copy
 from nnkernels.backends.numpy.kernels import device_scope as device_scope
 from nnkernels.backends.numpy.kernels import empty as empty
@@ -39,6 +40,7 @@ def probe(index: int) -> None:
 # ---- layers ----------------------------------------------------------------------------------------------------------
 
 
+@vectorized
 @kernel
 def activation_backward(da: Array, slope: Array, *, out: Array) -> None:
     """``out = da * slope``."""
@@ -62,12 +64,14 @@ def _softmax(z: Array, out: Array) -> None:
             out.flat[i] /= total
 
 
+@vectorized
 @kernel
 def softmax_forward(z: Array, *, out: Array) -> None:
     """``out = exp(z) / sum(exp(z))`` over the last axis."""
     _softmax(z, out)  # compiled code cannot call a kernel with keyword-only arguments
 
 
+@vectorized
 @kernel
 def softmax_backward(da: Array, a: Array, *, out: Array) -> None:
     """``out = a * (da - sum(da * a))`` over the last axis."""
@@ -83,6 +87,7 @@ def softmax_backward(da: Array, a: Array, *, out: Array) -> None:
 # ---- losses ----------------------------------------------------------------------------------------------------------
 
 
+@vectorized
 @kernel
 def categorical_cross_entropy_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """``log(sum(exp(p))) - p[label]``: p are the logits, t is one-hot."""
@@ -104,6 +109,7 @@ def categorical_cross_entropy_forward(p: Array, t: Array, weight: Array, *, out:
         out.flat[network] += loss
 
 
+@vectorized
 @kernel
 def categorical_cross_entropy_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """``softmax(p) - t``; at the label as minus the sum of the others, which does not cancel."""
@@ -121,6 +127,7 @@ def categorical_cross_entropy_backward(p: Array, t: Array, weight: Array, *, out
 # ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
+@vectorized
 @kernel
 def penalty_backward(w: Array, *, l1: float, l2: float, out: Array) -> None:
     """``out += l1 * sign(w) + l2 * w``."""
@@ -129,6 +136,7 @@ def penalty_backward(w: Array, *, l1: float, l2: float, out: Array) -> None:
         out.flat[i] += T(l1) * np.sign(w.flat[i]) + T(l2) * w.flat[i]
 
 
+@vectorized
 @kernel
 def clip_by_value(g: Array, limit: float) -> None:
     """Clip g to [-limit, limit]."""
@@ -137,6 +145,7 @@ def clip_by_value(g: Array, limit: float) -> None:
         g.flat[i] = np.minimum(np.maximum(g.flat[i], T(-limit)), T(limit))
 
 
+@vectorized
 @kernel
 def clip_by_norm(g: Array, limit: float) -> None:
     """Scale g so that its norm is at most `limit`; relative to the largest element, whose square may overflow."""

@@ -53,6 +53,7 @@ class Target(NamedTuple):
             "reals": self.real.as_pointer(),
             "doubles": DOUBLE.as_pointer(),
             "words": HALF.as_pointer(),
+            "object": INT.as_pointer(),  # one of Python's, as the 64-bit words that it consists of
         }
 
 
@@ -66,7 +67,7 @@ def translate(source: str, target: Target, library: Iterable[Path] = ()) -> str:
     Parameters
     ----------
     source : str
-        The program; every function whose arguments are annotated is exported.
+        The program; every function whose arguments are annotated is exported, with its result, if that is, too.
     target : Target
         Real type and lanes.
     library : iterable of Path
@@ -91,7 +92,8 @@ def _functions(source: str) -> dict[str, ast.FunctionDef]:
 
 def _export(module: ir.Module, node: ast.FunctionDef, functions: Mapping[str, ast.FunctionDef], target: Target) -> None:
     types = [target.annotations[ast.unparse(argument.annotation)] for argument in node.args.args if argument.annotation]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), node.name)
+    result = target.annotations[ast.unparse(node.returns)] if node.returns else ir.VoidType()
+    function = ir.Function(module, ir.FunctionType(result, types), node.name)
     function.attributes.add("nounwind")
     entry, body = function.append_basic_block("entry"), function.append_basic_block("body")
     for argument, description in zip(function.args, node.args.args, strict=True):
@@ -99,8 +101,11 @@ def _export(module: ir.Module, node: ast.FunctionDef, functions: Mapping[str, as
         if isinstance(argument.type, ir.PointerType):
             argument.add_attribute("noalias")
     context = Context(target, ir.IRBuilder(body), ir.IRBuilder(entry), functions)
-    context.call(node, list(function.args))
-    context.build.ret_void()
+    value = context.call(node, list(function.args))
+    if node.returns:
+        context.build.ret(context.convert(value, result))
+    else:
+        context.build.ret_void()
     context.entry.branch(body)
 
 

@@ -10,9 +10,11 @@ import math
 import numpy as np
 
 from nnkernels.backends.numba.compile import kernel
+from nnkernels.backends.numba.vectorized import vectorized
 from nnkernels.backends.protocol import Array
 
 
+@vectorized
 @kernel
 def half_squared_error_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """(p - t)**2 / 2, summed over a row's outputs."""
@@ -30,6 +32,7 @@ def half_squared_error_forward(p: Array, t: Array, weight: Array, *, out: Array)
         out.flat[network] += total
 
 
+@vectorized
 @kernel
 def half_squared_error_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of half_squared_error with respect to p."""
@@ -43,6 +46,7 @@ def half_squared_error_backward(p: Array, t: Array, weight: Array, *, out: Array
             out.flat[i] = weight.flat[row] * slope
 
 
+@vectorized
 @kernel
 def mean_squared_error_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """(p - t)**2, averaged over a row's outputs."""
@@ -60,6 +64,7 @@ def mean_squared_error_forward(p: Array, t: Array, weight: Array, *, out: Array)
         out.flat[network] += total
 
 
+@vectorized
 @kernel
 def mean_squared_error_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of mean_squared_error with respect to p."""
@@ -74,6 +79,7 @@ def mean_squared_error_backward(p: Array, t: Array, weight: Array, *, out: Array
             out.flat[i] = weight.flat[row] * slope
 
 
+@vectorized
 @kernel
 def absolute_error_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """|p - t|, averaged over a row's outputs; the slope at 0 is 0."""
@@ -91,6 +97,7 @@ def absolute_error_forward(p: Array, t: Array, weight: Array, *, out: Array) -> 
         out.flat[network] += total
 
 
+@vectorized
 @kernel
 def absolute_error_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of absolute_error with respect to p."""
@@ -105,6 +112,7 @@ def absolute_error_backward(p: Array, t: Array, weight: Array, *, out: Array) ->
             out.flat[i] = weight.flat[row] * slope
 
 
+@vectorized
 @kernel
 def huber_forward(p: Array, t: Array, weight: Array, *, out: Array, delta: float) -> None:
     """(p - t)**2 / 2 up to |p - t| = delta and linear beyond, averaged over a row's outputs."""
@@ -123,6 +131,7 @@ def huber_forward(p: Array, t: Array, weight: Array, *, out: Array, delta: float
         out.flat[network] += total
 
 
+@vectorized
 @kernel
 def huber_backward(p: Array, t: Array, weight: Array, *, out: Array, delta: float) -> None:
     """Slope of huber with respect to p."""
@@ -138,6 +147,7 @@ def huber_backward(p: Array, t: Array, weight: Array, *, out: Array, delta: floa
             out.flat[i] = weight.flat[row] * slope
 
 
+@vectorized
 @kernel
 def poisson_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """exp(p) - t p, averaged over a row's outputs: p is the logarithm of the rate."""
@@ -155,6 +165,7 @@ def poisson_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
         out.flat[network] += total
 
 
+@vectorized
 @kernel
 def poisson_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of poisson with respect to p."""
@@ -169,6 +180,7 @@ def poisson_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
             out.flat[i] = weight.flat[row] * slope
 
 
+@vectorized
 @kernel
 def poisson_rate_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """p - t log(p), averaged over a row's outputs: p is the rate itself."""
@@ -185,6 +197,7 @@ def poisson_rate_forward(p: Array, t: Array, weight: Array, *, out: Array) -> No
         out.flat[network] += total
 
 
+@vectorized
 @kernel
 def poisson_rate_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of poisson_rate with respect to p."""
@@ -198,6 +211,7 @@ def poisson_rate_backward(p: Array, t: Array, weight: Array, *, out: Array) -> N
             out.flat[i] = weight.flat[row] * slope
 
 
+@vectorized
 @kernel
 def binary_cross_entropy_forward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """-t log(sigmoid(p)) - (1 - t) log(1 - sigmoid(p)), averaged over a row's outputs: p is the logit."""
@@ -215,6 +229,7 @@ def binary_cross_entropy_forward(p: Array, t: Array, weight: Array, *, out: Arra
         out.flat[network] += total
 
 
+@vectorized
 @kernel
 def binary_cross_entropy_backward(p: Array, t: Array, weight: Array, *, out: Array) -> None:
     """Slope of binary_cross_entropy with respect to p."""

@@ -22,7 +22,8 @@ from nnkernels.backends.numba.compile import cache_folder, warn_uncached
 from nnkernels.backends.numba.language import Target, translate
 
 LIBRARY = tuple(
-    Path(__file__).parent.joinpath("programs", name) for name in ("mathematics.py", "order.py", "pieces.py")
+    Path(__file__).parent.joinpath("programs", name)
+    for name in ("mathematics.py", "order.py", "pieces.py", "arrays.py", "kernels.py")
 )
 _HERE = Path(__file__).parent
 _lock = threading.Lock()
@@ -80,9 +81,9 @@ class Program:
             self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
             self._engine.finalize_object()
 
-    def function(self, name: str, *argtypes: Any) -> Any:
+    def function(self, name: str, *argtypes: Any, result: Any = None) -> Any:
         """Return an exported function, callable without the GIL."""
-        call = ctypes.CFUNCTYPE(None, *argtypes)(self._engine.get_function_address(name))
+        call = ctypes.CFUNCTYPE(result, *argtypes)(self._engine.get_function_address(name))
         call.program = self  # type: ignore[attr-defined]  # its code is there as long as somebody can call it
         return call
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 
 from nnkernels.backends.numba.compile import kernel
+from nnkernels.backends.numba.vectorized import vectorized
 from nnkernels.backends.protocol import Array
 
 
+@vectorized
 @kernel
 def sgd_update(p: Array, g: Array, *, lr: Array, step: Array, weight_decay: float) -> None:
     """Gradient descent."""
@@ -24,6 +26,7 @@ def sgd_update(p: Array, g: Array, *, lr: Array, step: Array, weight_decay: floa
             p.flat[i] = p_i
 
 
+@vectorized
 @kernel
 def sgd_momentum_update(
     p: Array, g: Array, v: Array, *, lr: Array, step: Array, momentum: float, weight_decay: float
@@ -41,6 +44,7 @@ def sgd_momentum_update(
             v.flat[i] = v_i
 
 
+@vectorized
 @kernel
 def sgd_nesterov_update(
     p: Array, g: Array, v: Array, *, lr: Array, step: Array, momentum: float, weight_decay: float
@@ -59,6 +63,7 @@ def sgd_nesterov_update(
             v.flat[i] = v_i
 
 
+@vectorized
 @kernel
 def adam_update(
     p: Array, g: Array, m: Array, v: Array, *, lr: Array, step: Array, beta1: float, beta2: float, eps: float, weight_decay: float
@@ -83,6 +88,7 @@ def adam_update(
             v.flat[i] = v_i
 
 
+@vectorized
 @kernel
 def adamw_update(
     p: Array, g: Array, m: Array, v: Array, *, lr: Array, step: Array, beta1: float, beta2: float, eps: float, weight_decay: float
@@ -106,6 +112,7 @@ def adamw_update(
             v.flat[i] = v_i
 
 
+@vectorized
 @kernel
 def rmsprop_update(
     p: Array, g: Array, v: Array, *, lr: Array, step: Array, alpha: float, eps: float, weight_decay: float

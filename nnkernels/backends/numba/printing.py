@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 {numpy}
 from nnkernels.backends.numba.compile import kernel
+from nnkernels.backends.numba.vectorized import vectorized
 from nnkernels.backends.protocol import Array
 """
 
@@ -46,7 +47,7 @@ class NumbaDialect(Dialect):
         z = {"z": "z_i"}
         # no "*" before `out`: Numba passes keyword-only arguments, but not their defaults
         return (
-            "@kernel\n"
+            "@vectorized\n@kernel\n"
             + signature(f"{name}_forward", ["z: Array", "out: Array", "slope: Array | None = None"])
             + lines([f'"""{formula.summary}"""', "T = z.dtype.type", "for i in range(z.size):"], 4)
             + lines(["z_i = z.flat[i]", *assignments(cls, forward, {"a": "out.flat[i]"}, z)], 8)
@@ -64,14 +65,14 @@ class NumbaDialect(Dialect):
         )
         load = ["i = row * n + k", "p_i, t_i = p.flat[i], t.flat[i]"]
         return (
-            "@kernel\n"
+            "@vectorized\n@kernel\n"
             + signature(f"{name}_forward", arguments)
             + lines([f'"""{formula.summary}"""', *typed(forward), "n, rows = p.shape[-1], weight.shape[-1]"], 4)
             + lines(["for network in range(out.size):", "    total = 0.0"], 4)
             + lines(["for row in range(network * rows, (network + 1) * rows):", "    for k in range(n):"], 8)
             + lines([*load, *forward, "total += weight.flat[row] * loss"], 16)
             + lines(["out.flat[network] += total"], 8)
-            + "\n\n@kernel\n"
+            + "\n\n@vectorized\n@kernel\n"
             + signature(f"{name}_backward", arguments)
             + lines([f'"""Slope of {name} with respect to p."""', *typed(backward), "n = p.shape[-1]"], 4)
             + lines(["for row in range(weight.size):", "    for k in range(n):"], 4)
@@ -88,7 +89,7 @@ class NumbaDialect(Dialect):
         load = f"{', '.join(elements.values())} = {', '.join(f'{array}.flat[i]' for array in arrays)}"
         save = [f"{array}.flat[i] = {array}_i" for array in arrays if array != "g"]
         return (
-            "@kernel\n"
+            "@vectorized\n@kernel\n"
             + signature(
                 f"{name}_update", [*(f"{array}: Array" for array in arrays), "*", "lr: Array", "step: Array", *scalars]
             )

@@ -102,7 +102,8 @@ class UnitsWriter:
         if name == "identity":
             code(f"a = load(a{number}, {place})", "s = splat(1.0)")
         else:
-            code(f"a, s = {name}_forward(load(a{number}, {place}))")
+            function = "sigmoid_of_exponent" if self.frame.exponents and number == 0 else f"{name}_forward"
+            code(f"a, s = {function}(load(a{number}, {place}))")
         if description.dropout:
             code(f"mask = load(m{number}, {r} * {layer.n_out} + min({unit}, {layer.n_out}))")
             code("a = a * mask", "s = s * mask")
@@ -138,7 +139,8 @@ class UnitsWriter:
             code(f"z{i}_{v} = {bias}")
         for k in code.range("k", layer.n_in, unroll=frame.unrolled):
             code(*(f"w{v} = load(w, {layer.weights(k, panel, v)})" for v in range(layer.panel)))
-            code(*(f"z{i}_{v} = fma(x{i}[{k}], w{v}, z{i}_{v})" for i, v in tile))
+            scale = " * -1.4426950408889634" * frame.exponents
+            code(*(f"z{i}_{v} = fma(x{i}[{k}]{scale}, w{v}, z{i}_{v})" for i, v in tile))
         for i, v in tile:
             place = frame.at(layer, plus(r0, i), plus(start, v * lanes))
             code(f"store(a{layer.number}, {place}, z{i}_{v})")
@@ -191,14 +193,14 @@ class UnitsWriter:
     def _backward(self, layer: UnitLayer, r: Index) -> None:
         """Write the deltas below a layer: for each unit a sum over its lanes, lanes of sums at a time."""
         code, frame, below, lanes = self.code, self.frame, self.layers[layer.number - 1], self.lanes
-        code(*(f"d{v} = {frame.delta(layer, r, v * lanes)}" for v in range(layer.vectors)))
+        code(*(f"delta{v} = {frame.delta(layer, r, v * lanes)}" for v in range(layer.vectors)))
         full = layer.n_in // lanes * lanes
         for first, stop, count in ((0, full, lanes), (full, layer.n_in, layer.n_in - full)):
             for k in code.range("k", stop, count, start=first, unroll=frame.unrolled) if stop > first else ():
                 for i in range(count):
                     weights = [f"load(w, {layer.vector(plus(k, i), v)})" for v in range(layer.vectors)]
-                    code(f"q{i} = d0 * {weights[0]}")
-                    code(*(f"q{i} = fma(d{v}, {weight}, q{i})" for v, weight in enumerate(weights) if v))
+                    code(f"q{i} = delta0 * {weights[0]}")
+                    code(*(f"q{i} = fma(delta{v}, {weight}, q{i})" for v, weight in enumerate(weights) if v))
                 sums = f"totals({', '.join(f'q{i}' for i in range(count))})"
                 place = frame.at(below, r, k)
                 code(f"store(s{below.number}, {place}, {sums} * load(s{below.number}, {place}))")

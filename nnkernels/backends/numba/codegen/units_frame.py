@@ -113,6 +113,9 @@ class UnitsFrame:
         #: the deltas' last factor, known late, is left out of them and multiplied in at the update
         plain = not (recipe.decayed or recipe.penalized or recipe.clipped or recipe.normed)
         self.late = unrolled and self.single and recipe.optimizer == "sgd" and plain
+        #: the first layer's z as what its sigmoid raises 2 to: its inputs take the factor in advance
+        first = recipe.layers[0]
+        self.exponents = unrolled and len(recipe.layers) > 1 and first.activation_name == "sigmoid" and not first.bias
         dropout = any(layer.dropout for layer in recipe.layers)
         self.threaded = not (unrolled or dropout or recipe.normed)
         self.workspace = 0

@@ -13,10 +13,27 @@ def power_of_two(n):
     return from_bits(exponent)
 
 
-def exp2_parts(t):
-    """s = 2**rint(t) and 2**(t - rint(t)) - 1, whose relative error is 1e-8 or 1e-17; t has a normal exponent."""
-    n = rint(t)
-    f = t - n
+def exp_parts(x):
+    """2**n, and e**x / 2**n - 1 to a relative error of 1e-8 or 1e-17, with n the whole number nearest to x / log(2).
+
+    The difference of x / log(2) and n is rounded once: log(2)'s inverse in two parts. n is a normal exponent.
+    """
+    n = rint(x * 1.4426950408889634)
+    s, m = exp2_parts(n, exp2_fraction(x, n))
+    return s, m
+
+
+def exp2_fraction(x, n):
+    """x / log(2) - n."""
+    if single():
+        f = fma(x, 1.925963033500011079e-08, fma(x, 1.44269502162933349609375, -n))
+    else:
+        f = fma(x, 2.0355273740931033e-17, fma(x, 1.4426950408889634, -n))
+    return f
+
+
+def exp2_parts(n, f):
+    """2**n and 2**f - 1; |f| is at most 1/2."""
     f2 = f * f
     f4 = f2 * f2
     if single():
@@ -36,41 +53,69 @@ def exp2_parts(t):
 
 
 def exp_limit():
-    """The largest exponent of 2 that is normal, and so is its inverse."""
-    limit = 1022.0
+    """The largest x for which e**x is a normal number, and so is its inverse."""
+    limit = 708.3964185322641
     if single():
-        limit = 126.0
+        limit = 87.33654475055310
     return limit
 
 
 def exp(x):
     """e**x; scaled in two steps, so that it overflows to infinity and underflows gradually."""
-    limit = exp_limit()
-    t = min(max(x * 1.4426950408889634, -1.5 * limit), 1.5 * limit)
-    half = rint(0.5 * t)
-    s, m = exp2_parts(t - half)
+    limit = 1.5 * exp_limit()
+    x = min(max(x, -limit), limit)
+    n = rint(x * 1.4426950408889634)
+    half = rint(0.5 * n)
+    s, m = exp2_parts(n - half, exp2_fraction(x, n))
     return fma(s, m, s) * power_of_two(half)
+
+
+def exp_of_minus(x):
+    """e**-x for x >= 0; 2**64 or 2**512 too large at first, so that it underflows gradually."""
+    if single():
+        x = min(x, 104.0)
+        more, less = 64.0, 5.421010862427522e-20
+    else:
+        x = min(x, 746.0)
+        more, less = 512.0, 7.458340731200207e-155
+    n = rint(x * -1.4426950408889634)
+    s, m = exp2_parts(n + more, exp2_fraction(-x, n))
+    return fma(s, m, s) * less
 
 
 def expm1(x):
     """e**x - 1, accurate near 0."""
     limit = exp_limit()
-    t = x * 1.4426950408889634
-    s, m = exp2_parts(min(max(t, -limit), limit))
-    return where(t > 0.75 * limit, exp(x), fma(s, m, s - 1))
+    s, m = exp_parts(min(max(x, -limit), limit))
+    return where(x > 0.75 * limit, exp(x), fma(s, m, s - 1))
+
+
+def exp2_clipped(t):
+    """2**rint(t), kept in the range of normal numbers, and 2**(t - rint(t)) - 1. What is clipped is off the path."""
+    n = rint(t)
+    limit = 1022.0
+    if single():
+        limit = 126.0
+    s, m = exp2_parts(min(max(n, -limit), limit), t - n)
+    return s, m
 
 
 def sigmoid_forward(z):
-    """1 / (1 + e) and its slope e / (1 + e)**2, with e = exp(-z) kept in the range of normal numbers."""
-    limit = exp_limit()
-    s, m = exp2_parts(min(max(z * -1.4426950408889634, -limit), limit))
+    """1 / (1 + e) and its slope e / (1 + e)**2, e = exp(-z), for whole runs: z rounded once more, NaN if infinite."""
+    a, slope = sigmoid_of_exponent(z * -1.4426950408889634)
+    return a, slope
+
+
+def sigmoid_of_exponent(t):
+    """The same of t = -z / log(2), a factor that a whole run can move to where time is not short."""
+    s, m = exp2_clipped(t)
     a = 1 / fma(s, m, s + 1)
     return a, fma(s, m, s) * a * a
 
 
 def tanh_forward(z):
     """-expm1(-2 |z|) / (2 + expm1(-2 |z|)) with the sign of z, and its slope 4 e / (1 + e)**2 with e = exp(-2 |z|)."""
-    s, m = exp2_parts(max(abs(z) * -2.8853900817779268, -exp_limit()))
+    s, m = exp2_clipped(abs(z) * -2.8853900817779268)
     less = fma(s, m, s - 1)
     r = 1 / (2 + less)
     ratio = less * r
@@ -79,8 +124,10 @@ def tanh_forward(z):
 
 def tanh(z):
     """Hyperbolic tangent."""
-    a, slope = tanh_forward(z)
-    return a
+    s, m = exp_parts(max(-2 * abs(z), -exp_limit()))
+    less = fma(s, m, s - 1)
+    ratio = less / (2 + less)
+    return where(z < 0, ratio, -ratio)
 
 
 def log(x):

@@ -1,0 +1,105 @@
+"""A plan is a pure function of the work; it says what it chose, why, and shows the program."""
+
+import ast
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nnkernels as nnk
+
+X, Y = np.linspace(0, 1, 50), np.linspace(0, 1, 50)
+
+
+def network(*sizes, device="numba", **kwargs):
+    layers = [nnk.Dense(a, b, activation="tanh") for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    return nnk.Sequential(*layers, device=device, rng=0, **kwargs)
+
+
+def plan(net, steps, batch_size=1, **kwargs):
+    x, y = np.zeros((50, net.n_in)), np.zeros((50, net.n_out))
+    return net.plan(x, y, loss="half_squared_error", optimizer="sgd", batch_size=batch_size, steps=steps, **kwargs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_long_run_of_a_small_network_is_worth_a_program_and_a_short_one_is_not(dtype):
+    """Compiling counts through the number of steps, whatever is in the cache."""
+    assert plan(network(1, 10, 1, dtype=dtype), 500_000).way == "generated"
+    assert plan(network(1, 10, 1, dtype=dtype), 100).way == "generic"
+
+
+def test_large_layers_are_composed():
+    assert plan(network(1024, 1024, 1024, 10), 10_000, batch_size=50).way == "composed"
+
+
+def test_equal_work_gives_equal_plans_in_any_process(tmp_path):
+    code = (
+        "import numpy as np, nnkernels as nnk\n"
+        "net = nnk.Sequential(nnk.Dense(1, 9, activation='tanh'), nnk.Dense(9, 1), device='numba', rng=0)\n"
+        "for steps in (10, 10**4, 10**7):\n"
+        "    plan = net.plan(np.zeros(50), np.zeros(50), loss='huber', batch_size=5, steps=steps)\n"
+        "    print(plan.explain(), plan.chunk)\n"
+    )
+    import os
+
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "NNKERNELS_CACHE_DIR": str(tmp_path / number), "NNKERNELS_NUM_THREADS": number},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for number in ("1", "2")
+    ]
+    assert printed[0] == printed[1]
+    assert "generated" in printed[0]
+
+
+@pytest.mark.parametrize("way", ["composed", "generic", "generated"])
+def test_a_way_can_be_forced(way):
+    net = network(1, 4, 1)
+    forced = plan(net, 10, plan=way)
+    assert (forced.way, forced.reason) == (way, "asked for")
+    history = net.fit(X, Y, loss="half_squared_error", optimizer="sgd", batch_size=1, steps=10, plan=way)
+    assert history.plan.way == way
+
+
+def test_explain_predicts_every_way():
+    text = plan(network(1, 4, 1), 1000).explain()
+    for way in ("composed", "generic", "generated"):
+        assert f"predicted  {way}: " in text
+
+
+def test_ways_that_are_not_there_say_why():
+    with pytest.raises(nnk.PlanError, match=r'"generated" is not there on numpy\. Use plan="composed"'):
+        plan(network(1, 4, 1, device="numpy"), 10, plan="generated")
+    with pytest.raises(nnk.PlanError, match="a layer of 600 units is wider than 256"):
+        plan(network(60, 600, 600, 1), 10, plan="generated")
+
+
+def test_a_plan_of_other_work_is_refused_by_what_differs():
+    net = network(1, 4, 1)
+    with pytest.raises(nnk.PlanError, match=r"batch was 1, now 7.*factor was 1\.0"):
+        plan(net, 10, batch_size=7, plan=plan(net, 10))
+
+
+def test_the_source_is_the_program(monkeypatch):
+    from nnkernels.backends.numba import training
+
+    chosen = plan(network(3, 20, 20, 2), 10**6, batch_size=8)
+    tree = ast.parse(chosen.source)
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert names[-1] == "run"
+    assert chosen.source == plan(network(3, 20, 20, 2), 10**6, batch_size=8).source
+    arrays = [line for line in chosen.source.splitlines() if " = workspace + " in line or " = own + " in line]
+    assert arrays
+    assert all(line.rstrip().endswith(")") and "  # " in line for line in arrays)  # each with its shape
+    compiled = []
+    program = training.program.__wrapped__
+    monkeypatch.setattr(training, "program", lambda source, *rest: compiled.append(source) or program(source, *rest))
+    x, y = np.zeros((50, 3)), np.zeros((50, 2))
+    network(3, 20, 20, 2).fit(x, y, loss="half_squared_error", optimizer="sgd", batch_size=8, steps=3, plan="generated")
+    assert compiled == [chosen.source]
+    assert plan(network(1, 4, 1), 10, plan="composed").source == ""

@@ -1,0 +1,166 @@
+"""Threads make a run faster and change nothing: not its bits, not other runs, not the processes that it starts."""
+
+import multiprocessing
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import nnkernels as nnk
+from nnkernels._plan import Work
+from nnkernels.backends.numba import threads
+
+RNG = np.random.default_rng(0)
+CASES = {  # layers, rows, batch: units in lanes, rows in lanes
+    "units in lanes": ([nnk.Dense(40, 70, activation="sigmoid"), nnk.Dense(70, 10)], 60, 10),
+    "units in lanes, deep": ([nnk.Dense(9, 40, activation="tanh"), nnk.Dense(40, 40), nnk.Dense(40, 20)], 50, 7),
+    "rows in lanes": ([nnk.Dense(4, 8, activation="tanh"), nnk.Dense(8, 3)], 900, 900),
+    "rows in lanes, batches": ([nnk.Dense(4, 8, activation="tanh"), nnk.Dense(8, 3)], 900, 400),
+}
+
+
+def train(case, optimizer="adam", steps=40):
+    layers, n_rows, batch = CASES[case]
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(n_rows, layers[0].n_in)), rng.normal(size=(n_rows, layers[-1].n_out))
+    net = nnk.Sequential(*layers, device="numba", rng=0)
+    history = net.fit(
+        x, y, loss="mean_squared_error", optimizer=optimizer, batch_size=batch, steps=steps, plan="generated"
+    )
+    return net.parameters.flat.copy(), history.loss
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Use so many threads, whether they pay or not."""
+
+    def use(n):
+        monkeypatch.setattr(Work, "worth_threads", True)
+        monkeypatch.setenv("NNKERNELS_NUM_THREADS", str(n))
+
+    return use
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_bits_do_not_depend_on_the_number_of_threads(always, case, optimizer):
+    always(1)
+    expected = train(case, optimizer)
+    for n in (2, 3, 8):
+        always(n)
+        for got, wanted in zip(train(case, optimizer), expected, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_runs_at_the_same_time_have_the_bits_of_lone_ones(always):
+    always(2)
+    expected = {case: train(case)[0] for case in CASES}
+    with ThreadPoolExecutor(6) as pool:
+        for case, (got, _) in zip([*CASES] * 4, pool.map(train, [*CASES] * 4), strict=True):
+            np.testing.assert_array_equal(got, expected[case])
+
+
+def test_the_variable_says_how_many(monkeypatch):
+    monkeypatch.setenv("NNKERNELS_NUM_THREADS", "3")
+    assert threads.count() == 3
+    monkeypatch.delenv("NNKERNELS_NUM_THREADS")
+    assert threads.count() >= 1
+
+
+@pytest.mark.parametrize("value", ["0", "two", "-1", "1.5"])
+def test_a_number_of_threads_that_is_none_is_refused_before_anything_changes(monkeypatch, value):
+    monkeypatch.setenv("NNKERNELS_NUM_THREADS", value)
+    net = nnk.Sequential(*CASES["rows in lanes"][0], device="numba", rng=0)
+    before = net.parameters.flat.copy()
+    x = RNG.normal(size=(5000, 4))
+    with pytest.raises(ValueError, match="NNKERNELS_NUM_THREADS must be a number of threads"):
+        net.fit(x, x[:, :3], loss="huber", steps=20_000)
+    np.testing.assert_array_equal(net.parameters.flat, before)
+
+
+def test_every_thread_has_its_turn_and_an_error_in_one_is_raised():
+    seen = []
+    threads.together(lambda thread, n: seen.append((thread, n)), 3)
+    assert sorted(seen) == [(0, 3), (1, 3), (2, 3)]
+
+    def fail(thread, n):
+        if thread == n - 1:
+            raise RuntimeError("in a thread")
+
+    with pytest.raises(RuntimeError, match="in a thread"):
+        threads.together(fail, 2)
+    threads.together(fail_not, 2)  # the gang is free again
+
+
+def fail_not(thread, n):
+    pass
+
+
+def test_a_gang_within_a_gang_runs_alone():
+    inner = []
+    threads.together(lambda thread, n: threads.together(lambda t, m: inner.append((t, m)), 2), 2)
+    assert inner == [(0, 1), (0, 1)]
+
+
+FORKING = """
+import os, sys, threading, numpy as np, nnkernels as nnk
+x = np.random.default_rng(0).normal(size=(2000, 4))
+def train(steps):
+    net = nnk.Sequential(nnk.Dense(4, 8, activation="tanh"), nnk.Dense(8, 3), device="numba", rng=0)
+    net.fit(x, x[:, :3], loss="huber", steps=steps, plan="generated")
+    return net.parameters.flat.copy()
+expected = train(50)
+busy = threading.Thread(target=train, args=(20_000,), daemon=True)
+busy.start()
+child = os.fork()
+if child == 0:
+    os._exit(0 if np.array_equal(train(50), expected) else 1)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_process_trains_also_while_another_thread_does():
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def bits(case):
+    return train(case)[0]
+
+
+def test_a_spawned_process_has_the_same_bits():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(bits, ("rows in lanes",)), bits("rows in lanes"))
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time, numpy as np, nnkernels as nnk
+x = np.random.default_rng(0).normal(size=(4000, 1))
+batch, steps, width = int(sys.argv[1]), 10**9, int(sys.argv[2])
+def make():
+    layers = nnk.Dense(1, width, activation="sigmoid"), nnk.Dense(width, 1)
+    return nnk.Sequential(*layers, device="numba", rng=0)
+arguments = {"loss": "huber", "optimizer": nnk.SGD(1e-3), "batch_size": batch, "log_every": 10**9}
+make().fit(x, x, steps=2, plan="generated", **{**arguments, "log_every": 1})
+net, sent = make(), []
+def interrupt():
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Timer(0.7, interrupt).start()
+try:
+    net.fit(x, x, steps=steps, plan="generated", **arguments)
+except KeyboardInterrupt:
+    print(time.perf_counter() - sent[0])
+assert np.isfinite(net.parameters.flat).all()
+"""
+
+
+@pytest.mark.parametrize(("batch", "width"), [(1, 10), (4000, 16)], ids=["one row a step", "two threads"])
+def test_ctrl_c_ends_a_compiled_run_soon(batch, width):
+    """Within 0.2 s on a machine that is not busy; the limit here leaves room for one that is."""
+    command = [sys.executable, "-c", INTERRUPTED, str(batch), str(width)]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert float(done.stdout) < 1
