@@ -15,7 +15,7 @@ from nnkernels._record import Record
 
 WAYS = ("composed", "generic", "generated")
 CHUNK_SECONDS = 0.1  #: a chunk's length: progress, callbacks, Ctrl-C and NaN checks live at its ends
-THREADED_SECONDS = 4e-6  #: a step that is predicted to take less is not worth two barriers
+THREADED_SECONDS = 20e-6  #: a step that is predicted to take less is not worth its barriers
 
 
 class Work(Record):
@@ -55,8 +55,15 @@ class Work(Record):
             return self.steps * self._composed_step()
         if way == "generic":
             return self.steps * self._step(COSTS["generic"], self._generic_operations())
+        return self.start_seconds + self.steps * self._step(COSTS["generated"], self._generated_operations())
+
+    @property
+    def start_seconds(self) -> float:
+        """Predicted seconds of writing and compiling a program for this very network."""
+        from nnkernels.backends.numba.codegen import choice
+
         cost = COSTS["generated"]
-        return cost.start + self.steps * self._step(cost, self._generated_operations())
+        return cost.start + (0 if choice.in_registers(self.recipe) else cost.layer * len(self.recipe.layers))
 
     def _step(self, cost: Cost, operations: float) -> float:
         return cost.call + cost.operation * operations
@@ -166,7 +173,7 @@ def choose(work: Work, way: str | Plan | None = None) -> Plan:
     seconds = {name: work.seconds(name) for name in WAYS if name not in absent}
     chosen = way or min(seconds, key=seconds.__getitem__)
     reason = "asked for" if way else "the only way this device has" if len(seconds) == 1 else "predicted to be fastest"
-    start = COSTS["generated"].start if chosen == "generated" else 0.0
+    start = work.start_seconds if chosen == "generated" else 0.0
     step = (seconds[chosen] - start) / work.steps
     chunk = 2 ** max(0, min(22, int(np.log2(CHUNK_SECONDS / step))))
     return Plan(chosen, reason, work, chunk, seconds)

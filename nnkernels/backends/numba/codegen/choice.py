@@ -8,6 +8,7 @@ from nnkernels._recipe import Recipe
 from nnkernels.backends.numba.codegen import generic as _generic
 from nnkernels.backends.numba.codegen import rows, units
 from nnkernels.backends.numba.codegen.program import Whole
+from nnkernels.backends.numba.codegen.rows_frame import RowsFrame
 from nnkernels.backends.numba.codegen.units_frame import INPUT_LANES_OUTPUTS
 
 #: Beyond them programs would be too long, or their sums outgrow the caches.
@@ -61,6 +62,12 @@ def why_not(recipe: Recipe) -> str | None:
     return None
 
 
+def in_registers(recipe: Recipe) -> bool:
+    """Tell whether a program is unrolled altogether, and short."""
+    lanes = 8 if recipe.dtype == "float32" else 4
+    return units.fits_registers(recipe, lanes) or RowsFrame(recipe, lanes).unrolled
+
+
 def operations(recipe: Recipe) -> float:
     """Vector operations of a step of the generated program, on vectors of 64 bytes whatever the processor."""
     lanes = 16 if recipe.dtype == "float32" else 8
@@ -77,7 +84,7 @@ def generic_operations(recipe: Recipe) -> float:
 
 def units_operations(recipe: Recipe, lanes: int) -> float:
     """Vector operations of a step with units in lanes."""
-    operations = 40.0
+    operations = 40.0 + _state_operations(recipe, lanes)
     for number, layer in enumerate(recipe.layers):
         vectors = -(-layer.n_out // lanes)
         last = number == len(recipe.layers) - 1 and number > 0 and layer.n_out <= INPUT_LANES_OUTPUTS
@@ -94,10 +101,15 @@ def units_operations(recipe: Recipe, lanes: int) -> float:
 def rows_operations(recipe: Recipe, lanes: int) -> float:
     """Vector operations of a step with rows in lanes."""
     vectors = -(-recipe.batch // lanes)
-    operations = 40.0 + 5.0 * recipe.n_parameters
+    operations = 40.0 + 5.0 * recipe.n_parameters + _state_operations(recipe, lanes)
     for number, layer in enumerate(recipe.layers):
         products = vectors * layer.n_in * layer.n_out
         operations += products * (3.0 if number else 2.0) + 30.0 * vectors * layer.n_out
         if not recipe.whole and number == 0:
             operations += 2.0 * recipe.batch * layer.n_in
     return operations
+
+
+def _state_operations(recipe: Recipe, lanes: int) -> float:
+    """Vector operations of an update beside those of plain descent."""
+    return 12.0 * len(recipe.state) * recipe.n_parameters / lanes
