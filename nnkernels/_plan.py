@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkernels._crossover import COSTS, Cost
+from nnkernels._crossover import COSTS, TWO_THREADS, Cost
 from nnkernels._device import Device
 from nnkernels._errors import PlanError
 from nnkernels._names import nearest
@@ -55,7 +55,14 @@ class Work(Record):
             return self.steps * self._composed_step()
         if way == "generic":
             return self.steps * self._step(COSTS["generic"], self._generic_operations())
-        return self.start_seconds + self.steps * self._step(COSTS["generated"], self._generated_operations())
+        step = self._step(COSTS["generated"], self._generated_operations())
+        return self.start_seconds + self.steps * (step / TWO_THREADS if self._on_two_threads else step)
+
+    @property
+    def _on_two_threads(self) -> bool:
+        recipe = self.recipe
+        alone = recipe.normed or recipe.batch == 1 or any(layer.dropout for layer in recipe.layers)
+        return self.worth_threads and not alone
 
     @property
     def start_seconds(self) -> float:
