@@ -655,7 +655,7 @@ def test_a_number_that_is_not_normal_is_what_these_functions_make_of_it(expressi
     assert (abs(results - x) <= 2 * spacing).all()
 
 
-@given(x=st.lists(st.floats(width=32, allow_infinity=False), min_size=1, max_size=40))
+@given(x=st.lists(st.floats(-(2.0**126), 2.0**126, width=32) | st.just(np.nan), min_size=1, max_size=40))
 def test_activations_stay_in_their_range(x):
     x = np.array(x, np.float32)
     target = Target("float32", 8)

@@ -42,7 +42,7 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     yield training_case(
         settings,
         workers,
-        problem(4 if settings.quick else 12),
+        problem(2 if settings.quick else 4),
         entries,
         name="wide",
         title=f"wide: 1024-1024-1024-10 relu, batch 1024, SGD, float32; {GFLOP:.1f} GFLOP of matrix products a step",
@@ -50,6 +50,6 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
         scale=1.0,
         per_step=GFLOP,
         more_is_better=True,
-        checked_steps=3,
-        rounds=7,
+        checked_steps=2,
+        rounds=5,
     )

@@ -9,32 +9,71 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 
-Job = tuple[Callable[[int, int], None], int, int]
+Call = Callable[[int, int], None]
 
 _busy = threading.Lock()
 _workers: list[_Worker] = []
 
 
 class _Worker(threading.Thread):
-    """A thread that waits for its share of a job."""
+    """A thread that waits for something to call."""
 
     def __init__(self, number: int) -> None:
         super().__init__(name=f"nnkernels-{number}", daemon=True)
-        self.jobs: SimpleQueue[Job] = SimpleQueue()
-        self.done: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.start()
 
     def run(self) -> None:
         while True:
-            call, thread, threads = self.jobs.get()
-            try:
-                call(thread, threads)
-            except BaseException as error:  # handed to the thread that waits
-                self.done.put(error)
-            else:
-                self.done.put(None)
+            self.calls.get()()
+
+
+class _Job:
+    """A call for each thread of a gang.
+
+    All of them are made by workers, which no Ctrl-C reaches: a thread that were interrupted before its call would be
+    waited for at a barrier for ever.
+    """
+
+    def __init__(self, call: Call, threads: int) -> None:
+        self.call, self.threads = call, threads
+        self.claim = threading.Lock()  # whoever takes it begins the job, or sees to it that it does not begin
+        self.ends: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.errors: list[BaseException] = []
+        self.ended = threading.Event()
+
+    def lead(self) -> None:
+        """Make all calls, the first one here, and wait for their ends."""
+        if not self.claim.acquire(blocking=False):
+            return
+        for number, worker in enumerate(_workers[1 : self.threads], start=1):
+            worker.calls.put(partial(self.share, number))
+        self.share(0)
+        self.errors = [error for error in (self.ends.get() for _ in range(self.threads)) if error]
+        _busy.release()
+        self.ended.set()
+
+    def share(self, thread: int) -> None:
+        """Make one call; its error is handed to the thread that waits."""
+        try:
+            self.call(thread, self.threads)
+        except BaseException as error:
+            self.ends.put(error)
+        else:
+            self.ends.put(None)
+
+    def abandon(self) -> None:
+        """Do not begin; or, where it has begun, wait for its end, however often that is interrupted."""
+        if self.claim.acquire(blocking=False):
+            _busy.release()
+            return
+        while not self.ended.is_set():
+            with suppress(KeyboardInterrupt):
+                self.ended.wait()
 
 
 def count() -> int:
@@ -53,34 +92,22 @@ def count() -> int:
     return int(chosen)
 
 
-def together(call: Callable[[int, int], None], threads: int) -> None:
+def together(call: Call, threads: int) -> None:
     """Run ``call(thread, threads)`` for each of the threads at once, or ``call(0, 1)`` while another gang runs."""
     if threads == 1 or not _busy.acquire(blocking=False):
         call(0, 1)
         return
+    job = _Job(call, threads)
     try:
-        while len(_workers) < threads - 1:
+        while len(_workers) < threads:
             _workers.append(_Worker(len(_workers) + 1))
-        gang = _workers[: threads - 1]
-        for number, worker in enumerate(gang, start=1):
-            worker.jobs.put((call, number, threads))
-        try:
-            call(0, threads)
-        finally:  # an interrupt must not leave a thread behind that still writes
-            errors = [error for error in (_wait(worker) for worker in gang) if error]
-        if errors:
-            raise errors[0]
-    finally:
-        _busy.release()
-
-
-def _wait(worker: _Worker) -> BaseException | None:
-    """Wait for a worker's end, interrupted or not; an interrupt is passed on afterwards."""
-    try:
-        return worker.done.get()
-    except KeyboardInterrupt as interrupt:
-        worker.done.get()
-        return interrupt
+        _workers[0].calls.put(job.lead)
+        job.ended.wait()
+    except BaseException:  # an interrupt must not leave threads behind that still write
+        job.abandon()
+        raise
+    if job.errors:
+        raise job.errors[0]
 
 
 def _forget() -> None:

@@ -24,7 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 LARGE = 400_000  #: elements from which on threads pay
 PAST_CACHES = 6_000_000  #: elements from which on results are written past the caches
-PARTS = 16  #: of a large array
+PARTS = 16  #: of a large sum
 
 _DTYPES = np.dtype(np.float32), np.dtype(np.float64)
 _IN_PARTS = 2  # what a program answers to a call of so many elements
@@ -83,24 +83,36 @@ class _Programs(dict[Any, Callable[..., int]]):
 
     def in_parts(self, *given: Any) -> bool:
         """Make a call in parts if it was too large for one; tell whether it is one for the loop."""
-        dtype = given[0].dtype
+        dtype, n_threads = given[0].dtype, threads.count()
         if self[dtype](*given) != _IN_PARTS:
             return True
-        call, frames = self._function(dtype.name), [_address(_frame(dtype, part)) for part in range(PARTS)]
-        parts, sums = [given] * PARTS, None
+        call = self._function(dtype.name)
         if adds_up(self.name):
-            place = self.takes.all.index("out")
-            sums = np.zeros((PARTS, *given[place].shape))
-            parts = [(*given[:place], sums[part : part + 1], *given[place + 1 :]) for part in range(PARTS)]
+            self._add_up(call, given)
+        else:  # the same bits wherever it is cut
+
+            def share(thread: int, n_threads: int) -> None:
+                call(_address(_frame(dtype, thread, n_threads)), *given)
+
+            threads.together(share, n_threads)
+        return False
+
+    def _add_up(self, call: Any, given: Any) -> None:
+        """Add the sums of as many parts as always, in their order, to `out`."""
+        place, dtype = self.takes.all.index("out"), given[0].dtype
+        sums = np.zeros((PARTS, *given[place].shape))
 
         def share(thread: int, n_threads: int) -> None:
             for part in range(thread, PARTS, n_threads):
-                call(frames[part], *parts[part])
+                call(
+                    _address(_frame(dtype, part, PARTS)),
+                    *given[:place],
+                    sums[part : part + 1],
+                    *given[place + 1 :],
+                )
 
         threads.together(share, min(threads.count(), PARTS))
-        if sums is not None:
-            given[place][...] += sums.sum(axis=0)
-        return False
+        given[place][...] += sums.sum(axis=0)
 
 
 @cache
@@ -120,10 +132,10 @@ def _function(name: str, slope: bool, dtype: str) -> Any:
 
 
 @cache
-def _frame(dtype: Any, part: int | None = None) -> Any:
+def _frame(dtype: Any, part: int = 0, parts: int = 0) -> Any:
     """What `programs/arrays.py` calls `call`."""
     described = [id(np.dtype(kind)) for kind in (dtype, np.float64, np.int64)]
-    return np.array([id(np.ndarray), *described, LARGE, PAST_CACHES, part or 0, 0 if part is None else PARTS], np.int64)
+    return np.array([id(np.ndarray), *described, LARGE, PAST_CACHES, part, parts], np.int64)
 
 
 def _address(array: Any) -> int:

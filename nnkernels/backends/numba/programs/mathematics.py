@@ -71,16 +71,39 @@ def exp(x):
 
 
 def exp_of_minus(x):
-    """e**-x for x >= 0; 2**64 or 2**512 too large at first, so that it underflows gradually."""
-    if single():
-        x = min(x, 104.0)
-        more, less = 64.0, 5.421010862427522e-20
-    else:
-        x = min(x, 746.0)
-        more, less = 512.0, 7.458340731200207e-155
+    """e**-x for vectors of x >= 0, where many of them follow each other; the few that underflow do so gradually.
+
+    Those are made 2**64 or 2**512 too large at first.
+    """
     n = rint(x * -1.4426950408889634)
-    s, m = exp2_parts(n + more, exp2_fraction(-x, n))
-    return fma(s, m, s) * less
+    s, m = power_of_two(n), exp2_less_one(exp2_fraction(-x, n))
+    e = fma(s, m, s)
+    if any(x > exp_limit()):
+        if single():
+            x = min(x, 104.0)
+            more, less = 64.0, 5.421010862427522e-20
+        else:
+            x = min(x, 746.0)
+            more, less = 512.0, 7.458340731200207e-155
+        n = rint(x * -1.4426950408889634)
+        s, m = power_of_two(n + more), exp2_less_one(exp2_fraction(-x, n))
+        e = fma(s, m, s) * less
+    return e
+
+
+def exp2_less_one(f):
+    """2**f - 1 as `exp2_parts` has it, by Horner's rule: fewer steps, each of which waits for the one before."""
+    if single():
+        p = fma(f, 0.0001545316294512069, 0.0013390863364671234)
+        p = fma(f, fma(f, p, 0.009618082557277852), 0.05550357114219078)
+        p = fma(f, fma(f, p, 0.24022650760568126), 0.6931471880262288)
+    else:
+        p = fma(f, fma(f, 4.4549605981865186e-10, 7.072585949269223e-09), 1.0178062445845774e-07)
+        p = fma(f, fma(f, p, 1.321544258792169e-06), 1.525273382983612e-05)
+        p = fma(f, fma(f, p, 0.0001540353044173605), 0.0013333558146416936)
+        p = fma(f, fma(f, p, 0.009618129107606888), 0.0555041086648216)
+        p = fma(f, fma(f, p, 0.24022650695910097), 0.6931471805599453)
+    return f * p
 
 
 def expm1(x):
