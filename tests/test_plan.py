@@ -19,7 +19,15 @@ def network(*sizes, device="numba", **kwargs):
 
 def plan(net, steps, batch_size=1, **kwargs):
     x, y = np.zeros((50, net.n_in)), np.zeros((50, net.n_out))
-    return net.plan(x, y, loss="half_squared_error", optimizer="sgd", batch_size=batch_size, steps=steps, **kwargs)
+    return net.plan(
+        x,
+        y,
+        loss="half_squared_error",
+        optimizer="sgd",
+        batch_size=batch_size,
+        steps=steps,
+        **kwargs,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -46,7 +54,11 @@ def test_equal_work_gives_equal_plans_in_any_process(tmp_path):
     printed = [
         subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, "NNKERNELS_CACHE_DIR": str(tmp_path / number), "NNKERNELS_NUM_THREADS": number},
+            env={
+                **os.environ,
+                "NNKERNELS_CACHE_DIR": str(tmp_path / number),
+                "NNKERNELS_NUM_THREADS": number,
+            },
             check=True,
             capture_output=True,
             text=True,
@@ -62,7 +74,15 @@ def test_a_way_can_be_forced(way):
     net = network(1, 4, 1)
     forced = plan(net, 10, plan=way)
     assert (forced.way, forced.reason) == (way, "asked for")
-    history = net.fit(X, Y, loss="half_squared_error", optimizer="sgd", batch_size=1, steps=10, plan=way)
+    history = net.fit(
+        X,
+        Y,
+        loss="half_squared_error",
+        optimizer="sgd",
+        batch_size=1,
+        steps=10,
+        plan=way,
+    )
     assert history.plan.way == way
 
 
@@ -98,8 +118,83 @@ def test_the_source_is_the_program(monkeypatch):
     assert all(line.rstrip().endswith(")") and "  # " in line for line in arrays)  # each with its shape
     compiled = []
     program = training.program.__wrapped__
-    monkeypatch.setattr(training, "program", lambda source, *rest: compiled.append(source) or program(source, *rest))
+    monkeypatch.setattr(
+        training,
+        "program",
+        lambda source, *rest: compiled.append(source) or program(source, *rest),
+    )
     x, y = np.zeros((50, 3)), np.zeros((50, 2))
-    network(3, 20, 20, 2).fit(x, y, loss="half_squared_error", optimizer="sgd", batch_size=8, steps=3, plan="generated")
+    network(3, 20, 20, 2).fit(
+        x,
+        y,
+        loss="half_squared_error",
+        optimizer="sgd",
+        batch_size=8,
+        steps=3,
+        plan="generated",
+    )
     assert compiled == [chosen.source]
     assert plan(network(1, 4, 1), 10, plan="composed").source == ""
+
+
+def test_explain_is_honest_about_the_work():
+    lines = plan(network(1, 4, 1, dtype="float64"), 1000, batch_size=5).explain().splitlines()
+    assert lines[0].endswith(": predicted to be fastest")
+    assert "1,000 steps of 5 rows from 50, float64" in lines[1]
+    assert "1 -> 4 tanh -> 1 tanh, 13 parameters" in lines[2]
+    seconds = [float(line.split()[-2]) for line in lines if line.startswith("  predicted")]
+    assert len(seconds) == 3
+    assert all(number > 0 for number in seconds)
+
+
+@pytest.mark.parametrize("steps", [1, 100, 10**4, 10**6, 10**8])
+@pytest.mark.parametrize("sizes", [(1, 10, 1), (1, 1, 1), (4, 32, 16, 4), (784, 128, 10), (300, 300, 300)])
+def test_the_way_that_is_chosen_is_the_one_predicted_to_be_fastest(sizes, steps):
+    chosen = plan(network(*sizes), steps, batch_size=10)
+    assert chosen.seconds[chosen.way] == min(chosen.seconds.values())
+    assert chosen.chunk >= 1
+    assert chosen.chunk & (chosen.chunk - 1) == 0
+    assert chosen == plan(network(*sizes), steps, batch_size=10)
+
+
+def test_a_plan_does_not_depend_on_numbers_that_only_scale():
+    """So that a sweep over rates and penalties compiles once."""
+    net = network(2, 5, 1)
+    sources = set()
+    for optimizer in (
+        nnk.SGD(0.1, momentum=0.5, l2=0.1),
+        nnk.SGD(0.3, momentum=0.9, l2=0.2),
+    ):
+        arguments = {
+            "loss": nnk.Huber(),
+            "optimizer": optimizer,
+            "batch_size": 4,
+            "steps": 10,
+            "plan": "generated",
+        }
+        sources.add(net.plan(np.zeros((50, 2)), np.zeros(50), **arguments).source)
+    assert len(sources) == 1
+
+
+def test_a_plan_that_is_no_way_is_refused_with_what_there_is():
+    with pytest.raises(
+        nnk.PlanError,
+        match=r"plan must be one of composed, generic, generated, .*'generatd'",
+    ):
+        plan(network(1, 4, 1), 10, plan="generatd")
+
+
+@pytest.mark.parametrize("change", ["steps", "n_rows", "loss", "device"])
+def test_a_plan_of_other_work_names_the_difference(change):
+    net = network(1, 4, 1)
+    arguments = {"loss": "huber", "optimizer": "sgd", "batch_size": 5, "steps": 10}
+    made = net.plan(X, Y, **arguments)
+    x = X[:40] if change == "n_rows" else X
+    changes = {"steps": {"steps": 11}, "loss": {"loss": "absolute_error"}}
+    arguments |= changes.get(change, {})
+    if change == "device":
+        net.to("numpy")
+    before = net.parameters.flat.copy()
+    with pytest.raises(nnk.PlanError, match=rf"made for other work:.*\b{change} was .*, now "):
+        net.fit(x, x, plan=made, **arguments)
+    np.testing.assert_array_equal(net.parameters.flat, before)

@@ -1,6 +1,7 @@
 """Threads make a run faster and change nothing: not its bits, not other runs, not the processes that it starts."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,20 +15,41 @@ from nnkernels.backends.numba import threads
 
 RNG = np.random.default_rng(0)
 CASES = {  # layers, rows, batch: units in lanes, rows in lanes
-    "units in lanes": ([nnk.Dense(40, 70, activation="sigmoid"), nnk.Dense(70, 10)], 60, 10),
-    "units in lanes, deep": ([nnk.Dense(9, 40, activation="tanh"), nnk.Dense(40, 40), nnk.Dense(40, 20)], 50, 7),
+    "units in lanes": (
+        [nnk.Dense(40, 70, activation="sigmoid"), nnk.Dense(70, 10)],
+        60,
+        10,
+    ),
+    "units in lanes, deep": (
+        [nnk.Dense(9, 40, activation="tanh"), nnk.Dense(40, 40), nnk.Dense(40, 20)],
+        50,
+        7,
+    ),
     "rows in lanes": ([nnk.Dense(4, 8, activation="tanh"), nnk.Dense(8, 3)], 900, 900),
-    "rows in lanes, batches": ([nnk.Dense(4, 8, activation="tanh"), nnk.Dense(8, 3)], 900, 400),
+    "rows in lanes, batches": (
+        [nnk.Dense(4, 8, activation="tanh"), nnk.Dense(8, 3)],
+        900,
+        400,
+    ),
 }
 
 
 def train(case, optimizer="adam", steps=40):
     layers, n_rows, batch = CASES[case]
     rng = np.random.default_rng(1)
-    x, y = rng.normal(size=(n_rows, layers[0].n_in)), rng.normal(size=(n_rows, layers[-1].n_out))
+    x, y = (
+        rng.normal(size=(n_rows, layers[0].n_in)),
+        rng.normal(size=(n_rows, layers[-1].n_out)),
+    )
     net = nnk.Sequential(*layers, device="numba", rng=0)
     history = net.fit(
-        x, y, loss="mean_squared_error", optimizer=optimizer, batch_size=batch, steps=steps, plan="generated"
+        x,
+        y,
+        loss="mean_squared_error",
+        optimizer=optimizer,
+        batch_size=batch,
+        steps=steps,
+        plan="generated",
     )
     return net.parameters.flat.copy(), history.loss
 
@@ -43,7 +65,16 @@ def always(monkeypatch):
     return use
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_long_run_of_a_gang_has_the_bits_of_one_thread(always, case):
+    always(1)
+    expected = train(case, steps=1500)
+    always(2)
+    for got, wanted in zip(train(case, steps=1500), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_bits_do_not_depend_on_the_number_of_threads(always, case, optimizer):
     always(1)
@@ -136,6 +167,50 @@ def test_a_spawned_process_has_the_same_bits():
         np.testing.assert_array_equal(pool.apply(bits, ("rows in lanes",)), bits("rows in lanes"))
 
 
+FORKING_OFTEN = """
+import os, sys, threading, time, numpy as np, nnkernels as nnk
+from nnkernels._plan import Work
+Work.worth_threads = True
+x = np.random.default_rng(0).normal(size=(400, 4))
+def train(width, steps=20):
+    net = nnk.Sequential(nnk.Dense(4, width, activation="tanh"), nnk.Dense(width, 3), device="numba", rng=0)
+    net.fit(x, x[:, :3], loss="huber", steps=steps, plan="generated")
+    return net.parameters.flat.copy()
+expected = train(8)
+def work():
+    for width in range(9, 1000):
+        train(width, steps=2000) if sys.argv[1] == "runs" else train(width)
+threading.Thread(target=work, daemon=True).start()
+for number in range(3):
+    time.sleep(0.05)
+    child = os.fork()
+    if child == 0:
+        train(40 + number) if sys.argv[1] == "compiles" else None
+        os._exit(0 if np.array_equal(train(8), expected) else 1)
+    _, status = os.waitpid(child, 0)
+    if status:
+        os._exit(1)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("other", ["runs", "compiles"])
+def test_forks_at_any_moment_of_another_thread_can_train(other, tmp_path):
+    command = [
+        sys.executable,
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        FORKING_OFTEN,
+        other,
+    ]
+    variables = os.environ | {
+        "NNKERNELS_NUM_THREADS": "2",
+        "NNKERNELS_CACHE_DIR": str(tmp_path),
+    }
+    subprocess.run(command, check=True, timeout=120, env=variables)
+
+
 INTERRUPTED = """
 import os, signal, sys, threading, time, numpy as np, nnkernels as nnk
 x = np.random.default_rng(0).normal(size=(4000, 1))
@@ -164,3 +239,56 @@ def test_ctrl_c_ends_a_compiled_run_soon(batch, width):
     command = [sys.executable, "-c", INTERRUPTED, str(batch), str(width)]
     done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
     assert float(done.stdout) < 1
+
+
+INTERRUPTED_OFTEN = """
+import os, signal, threading, time, numpy as np, nnkernels as nnk
+from nnkernels._plan import Work
+Work.worth_threads = True
+rng, x = np.random.default_rng(0), np.random.default_rng(0).normal(size=(256, 4))
+def make():
+    return nnk.Sequential(nnk.Dense(4, 8, activation="tanh"), nnk.Dense(8, 3), device="numba", rng=0)
+arguments = {"loss": "huber", "optimizer": nnk.SGD(1e-3), "plan": "generated", "log_every": 1}
+make().fit(x, x[:, :3], steps=5, **arguments)
+begun, ended = threading.Semaphore(0), threading.Event()
+def interrupt():
+    while True:
+        begun.acquire()
+        time.sleep(rng.uniform(0.001, 0.01))
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if not ended.wait(20):
+            os._exit(1)
+threading.Thread(target=interrupt, daemon=True).start()
+for number in range(150):
+    net = make()
+    ended.clear()
+    try:
+        begun.release()
+        net.fit(x, x[:, :3], steps=10**6, **arguments)
+    except KeyboardInterrupt:
+        pass
+    ended.set()
+    assert np.isfinite(net.parameters.flat).all()
+"""
+
+
+def test_ctrl_c_at_any_moment_of_a_gang_ends_the_run():
+    """Also between a worker's end and the notice of it, or before a thread has begun."""
+    variables = os.environ | {"NNKERNELS_NUM_THREADS": "2"}
+    subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_OFTEN],
+        check=True,
+        timeout=120,
+        env=variables,
+    )
+
+
+def test_a_job_that_is_abandoned_before_it_begins_does_not_begin_later():
+    calls = []
+    job = threads._Job(lambda thread, n: calls.append(thread), 2)
+    assert threads._busy.acquire(blocking=False)
+    job.abandon()
+    job.lead()
+    assert not calls
+    threads.together(lambda thread, n: calls.append((thread, n)), 2)
+    assert sorted(calls) == [(0, 2), (1, 2)]

@@ -121,6 +121,10 @@ def assembly(source: str, target: Target) -> str:
     return text
 
 
+if hasattr(os, "register_at_fork"):  # a fork waits for a program that is being compiled: its child could not go on
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
