@@ -106,8 +106,11 @@ def load(path: str | os.PathLike[str], *, device: str | Device | None = None) ->
     return network
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write beside, sync, then rename: a kill at any instant leaves the old file or the new one."""
+def write_atomically(path: str | os.PathLike[str], content: bytes, *, private: bool = False) -> None:
+    """Write beside, sync, then rename: a kill at any instant leaves the old file or the new one.
+
+    A private file is its owner's alone; others get the mode that any new file gets.
+    """
     import tempfile
     from pathlib import Path  # not above: it would be a fifth of the package's import time
 
@@ -120,9 +123,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        if not private:  # mkstemp makes files that only their owner can read
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(name).chmod(0o666 & ~umask)
         Path(name).replace(target)
     except BaseException:
         Path(name).unlink()

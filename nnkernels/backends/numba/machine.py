@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import tempfile
 import threading
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
+from nnkernels._io.model_file import write_atomically
 from nnkernels.backends.numba.compile import cache_folder, warn_uncached
 from nnkernels.backends.numba.language import Target, translate
 
@@ -35,8 +35,13 @@ def _machine() -> llvm.TargetMachine:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     features = llvm.get_host_cpu_features().flatten()
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, reloc="pic", jit=True)
+    return _target().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=3, reloc="pic", jit=True
+    )
+
+
+def _target() -> llvm.Target:
+    return llvm.Target.from_triple(llvm.get_process_triple())
 
 
 @cache
@@ -90,8 +95,7 @@ class Program:
 
 def _fresh_machine() -> llvm.TargetMachine:
     _machine()  # initializes LLVM
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    return target.create_target_machine(opt=3, jit=True)
+    return _target().create_target_machine(opt=3, jit=True)
 
 
 def optimized(source: str, target: Target) -> llvm.ModuleRef:
@@ -139,12 +143,9 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, code: bytes) -> None:
-    """Write a cache file beside its place, then rename it: another process sees all of it or nothing."""
+    """Write a cache file, with the digest by which damage is noticed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        Path(name).replace(path)
+        write_atomically(path, hashlib.sha256(code).digest() + code, private=True)
     except OSError as error:
         warn_uncached(str(error))
