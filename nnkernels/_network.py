@@ -266,6 +266,7 @@ class Sequential:
         steps: int | None = None,
         epochs: int | None = None,
         sampling: str = "permutation",
+        sample_weight: Any = None,
         plan: str | Plan | None = None,
     ) -> Plan:
         """Return how `fit` would run, without running it; the arguments, on which it depends, are `fit`'s.
@@ -277,7 +278,7 @@ class Sequential:
         >>> net.plan([0.0, 1.0], [0.0, 1.0], loss="half_squared_error", steps=10).way
         'composed'
         """
-        problem = _training.Problem.check(self, x, y, loss)
+        problem = _training.Problem.check(self, x, y, loss, sample_weight)
         resolved = _resolve_optimizer(optimizer)
         return choose(_training.describe(self, problem, resolved, batch_size, steps, epochs, sampling), plan)
 

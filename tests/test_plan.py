@@ -198,3 +198,12 @@ def test_a_plan_of_other_work_names_the_difference(change):
     with pytest.raises(nnk.PlanError, match=rf"made for other work:.*\b{change} was .*, now "):
         net.fit(x, x, plan=made, **arguments)
     np.testing.assert_array_equal(net.parameters.flat, before)
+
+
+def test_a_plan_of_weighted_rows_is_one_for_a_fit_of_them():
+    net, weight = network(1, 4, 1), np.arange(50.0)
+    arguments = {"loss": "half_squared_error", "batch_size": 5, "steps": 10, "sample_weight": weight}
+    chosen = net.plan(X, Y, **arguments)
+    assert net.fit(X, Y, plan=chosen, **arguments).plan == chosen
+    with pytest.raises(nnk.PlanError, match="weighted was True, now False"):
+        net.fit(X, Y, plan=chosen, **{**arguments, "sample_weight": None})
