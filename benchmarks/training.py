@@ -73,6 +73,36 @@ def own_entries(settings: Settings, composed_share: float) -> Iterator[Entry]:
             yield Entry(f"nnkernels {device}, {way}", OURS, "fit", {"device": device, "way": way}, share=share)
 
 
+HUNDREDTH, THOUSANDTH = 1e-2, 1e-3  #: of the steps: what rows of tiny networks run whose time goes into calls
+
+
+def tiny_entries(limit: str, scan: str, by_hand: str, sklearn_unchecked: str = "") -> list[Entry]:
+    """Return the limit and the peers of a network so small that frameworks spend their time around its arithmetic.
+
+    Parameters
+    ----------
+    limit, by_hand : str
+        The builders in C and in NumPy.
+    scan : str
+        What JAX's loop is called.
+    sklearn_unchecked : str
+        Why scikit-learn's weights are not compared, if they are not.
+    """
+    return [
+        Entry("C", "limits", limit),
+        Entry(scan, "jax", "scan"),
+        Entry(f"{scan}, one thread", "jax", "scan", threads=1),
+        Entry("TensorFlow function, XLA", "tensorflow", "function"),
+        Entry("NumPy by hand", "numpy", by_hand, share=HUNDREDTH),
+        Entry("JAX, a call a step", "jax", "step", share=HUNDREDTH),
+        Entry("PyTorch by hand", "torch", "by_hand", share=THOUSANDTH),
+        Entry("PyTorch by hand, compiled", "torch", "by_hand", {"compiled": True}, share=THOUSANDTH),
+        Entry("PyTorch Module", "torch", "module", share=THOUSANDTH),
+        Entry("PyTorch Module, compiled", "torch", "module", {"compiled": True}, share=THOUSANDTH),
+        Entry("scikit-learn fit", "sklearn", "fit", share=THOUSANDTH, unchecked=sklearn_unchecked),
+    ]
+
+
 def training_case(
     settings: Settings,
     workers: Workers,

@@ -9,7 +9,7 @@ import numpy as np
 import nnkernels as nnk
 from benchmarks.case import Case, Settings
 from benchmarks.problem import Layer, Problem, make
-from benchmarks.training import Entry, training_case
+from benchmarks.training import HUNDREDTH, THOUSANDTH, Entry, tiny_entries, training_case
 from benchmarks.workers import Workers
 
 LAYERS = Layer(1, 1, "sigmoid"), Layer(1, 1, "sigmoid")
@@ -33,20 +33,9 @@ def problem(steps: int) -> Problem:
 def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     """Yield the run."""
     steps = 200_000 if settings.quick else 1_000_000
-    hundredth, thousandth = 1e-2, 1e-3
     entries = [
-        Entry("C", "limits", "autoencoder"),
-        Entry("JAX fori_loop", "jax", "scan"),
-        Entry("JAX fori_loop, one thread", "jax", "scan", threads=1),
-        Entry("TensorFlow function, XLA", "tensorflow", "function"),
-        Entry("NumPy by hand", "numpy", "train", share=hundredth),
-        Entry("JAX, a call a step", "jax", "step", share=hundredth),
-        Entry("PyTorch by hand", "torch", "by_hand", share=thousandth),
-        Entry("PyTorch by hand, compiled", "torch", "by_hand", {"compiled": True}, share=thousandth),
-        Entry("PyTorch Module", "torch", "module", share=thousandth),
-        Entry("PyTorch Module, compiled", "torch", "module", {"compiled": True}, share=thousandth),
-        Entry("scikit-learn fit", "sklearn", "fit", share=thousandth),
-        Entry("Keras fit", "tensorflow", "keras", share=thousandth / 10),
+        *tiny_entries("autoencoder", "JAX fori_loop", "train"),
+        Entry("Keras fit", "tensorflow", "keras", share=THOUSANDTH / 10),
     ]
     yield training_case(
         settings,
@@ -57,7 +46,7 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
         title="autoencoder: 1-1-1 with biases, all 12 rows a step, SGD, float32",
         unit="ns/step",
         scale=1e9,
-        composed_share=hundredth,
+        composed_share=HUNDREDTH,
         checked_steps=200,
         rounds=9,
     )

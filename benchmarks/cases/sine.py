@@ -9,7 +9,7 @@ import numpy as np
 import nnkernels as nnk
 from benchmarks.case import Case, Settings
 from benchmarks.problem import Layer, Problem, make
-from benchmarks.training import Entry, training_case
+from benchmarks.training import HUNDREDTH, THOUSANDTH, Entry, tiny_entries, training_case
 from benchmarks.workers import Workers
 
 LAYERS = Layer(1, 10, "sigmoid", bias=False), Layer(10, 1, bias=False)
@@ -35,22 +35,9 @@ def problem(steps: int, dtype: str = "float32") -> Problem:
 def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     """Yield the run in float32 and in float64."""
     steps = 200_000 if settings.quick else 1_000_000
-    hundredth, thousandth = 1e-2, 1e-3
-    entries = [
-        Entry("C", "limits", "sine"),
-        Entry("JAX scan", "jax", "scan"),
-        Entry("JAX scan, one thread", "jax", "scan", threads=1),
-        Entry("TensorFlow function, XLA", "tensorflow", "function"),
-        Entry("NumPy by hand", "numpy", "sine", share=hundredth),
-        Entry("JAX, a call a step", "jax", "step", share=hundredth),
-        Entry("PyTorch by hand", "torch", "by_hand", share=thousandth),
-        Entry("PyTorch by hand, compiled", "torch", "by_hand", {"compiled": True}, share=thousandth),
-        Entry("PyTorch Module", "torch", "module", share=thousandth),
-        Entry("PyTorch Module, compiled", "torch", "module", {"compiled": True}, share=thousandth),
-        Entry("scikit-learn fit", "sklearn", "fit", share=thousandth, unchecked="it always has biases"),
-    ]
+    entries = tiny_entries("sine", "JAX scan", "sine", sklearn_unchecked="it always has biases")
     # Keras keeps the learning rate in float32, so that it is no row of a float64 run
-    keras = Entry("Keras fit", "tensorflow", "keras", share=thousandth / 5)
+    keras = Entry("Keras fit", "tensorflow", "keras", share=THOUSANDTH / 5)
     for dtype in ("float32", "float64"):
         yield training_case(
             settings,
@@ -61,7 +48,7 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
             title=f"sine: 1-10-1, batch 1, SGD, {dtype}; we and C draw the order of rows, others are given it",
             unit="ns/step",
             scale=1e9,
-            composed_share=hundredth,
+            composed_share=HUNDREDTH,
             checked_steps=200,
             rounds=9,
         )
