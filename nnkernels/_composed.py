@@ -103,11 +103,6 @@ class ComposedRun:
         """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
         return all(bool(np.isfinite(self.kernels.to_host(array)).all()) for array in self._changing().values())
 
-    def check_still_there(self) -> None:
-        """Raise if a callback has moved the network away from under the run."""
-        if self.network.parameters.flat is not self.flat:
-            raise RuntimeError("the network was moved to another device while it was training; move it before or after")
-
     def _changing(self) -> dict[str, Array]:
         return {"parameters": self.flat, "total": self.total, **self.state}
 

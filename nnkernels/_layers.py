@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 
 from nnkernels._errors import ShapeError
 from nnkernels._formulas import ACTIVATIONS
@@ -12,6 +13,11 @@ from nnkernels._names import by_name
 from nnkernels._record import Record
 
 RECTIFIERS = ("relu", "leaky_relu", "elu", "softplus", "silu", "gelu")  #: half of their outputs are near 0
+
+
+def chain(layers: Sequence[Dense]) -> str:
+    """Return layers in one line: "1 -> 10 sigmoid -> 1 identity"."""
+    return " -> ".join([str(layers[0].n_in), *(f"{layer.n_out} {layer.activation_name}" for layer in layers)])
 
 
 class Activation(Record):

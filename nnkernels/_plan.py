@@ -9,6 +9,7 @@ import numpy as np
 from nnkernels._crossover import COSTS, TWO_THREADS, Cost
 from nnkernels._device import Device
 from nnkernels._errors import PlanError
+from nnkernels._layers import chain
 from nnkernels._names import nearest
 from nnkernels._recipe import Recipe
 from nnkernels._record import Record
@@ -60,9 +61,7 @@ class Work(Record):
 
     @property
     def _on_two_threads(self) -> bool:
-        recipe = self.recipe
-        alone = recipe.normed or recipe.batch == 1 or any(layer.dropout for layer in recipe.layers)
-        return self.worth_threads and not alone
+        return self.worth_threads and not (self.recipe.serial or self.recipe.batch == 1)
 
     @property
     def start_seconds(self) -> float:
@@ -147,11 +146,10 @@ class Plan(Record):
         composed on numpy: the only way this device has
         """
         work, recipe = self.work, self.work.recipe
-        chain = " -> ".join([str(recipe.n_in), *(f"{layer.n_out} {layer.activation_name}" for layer in recipe.layers)])
         lines = [
             f"{self.way} on {work.device}: {self.reason}",
             f"  work       {work.steps:,} steps of {recipe.batch} rows from {work.n_rows:,}, {recipe.dtype}",
-            f"  network    {chain}, {recipe.n_parameters:,} parameters",
+            f"  network    {chain(recipe.layers)}, {recipe.n_parameters:,} parameters",
             f"  update     {recipe.optimizer} on {recipe.loss}",
             f"  memory     {work.bytes:,} bytes",
             f"  chunk      {self.chunk:,} steps",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkernels._formulas import OPTIMIZERS, parse
+from nnkernels._layers import chain
 from nnkernels._record import Record
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class Recipe(Record):
     @property
     def scheduled(self) -> tuple[str, ...]:
         """Names of the numbers that change from step to step, in order."""
-        return ("lr", *(name for name, _ in parse(OPTIMIZERS[self.optimizer].once)), *(("share",) * (not self.factor)))
+        share = ("share",) * (self.factor is None)
+        return ("lr", *(name for name, _ in parse(OPTIMIZERS[self.optimizer].once)), *share)
 
     @property
     def state(self) -> tuple[str, ...]:
@@ -133,10 +135,14 @@ class Recipe(Record):
         """The activation between the last layer's z and what the loss reads; "identity" where it reads z itself."""
         return "identity" if self.from_z else self.layers[-1].activation_name
 
+    @property
+    def serial(self) -> bool:
+        """Whether a step cannot be cut among threads: its masks are drawn, or its gradient's norm taken, as a whole."""
+        return self.normed or any(layer.dropout for layer in self.layers)
+
     def describe(self) -> str:
         """Return the network and the update in one line."""
-        chain = " -> ".join([str(self.n_in), *(f"{layer.n_out} {layer.activation_name}" for layer in self.layers)])
-        return f"{chain}; {self.loss}; {self.optimizer}; batch {self.batch}; {self.dtype}"
+        return f"{chain(self.layers)}; {self.loss}; {self.optimizer}; batch {self.batch}; {self.dtype}"
 
 
 def setting_values(names: tuple[str, ...], recipe: Recipe, loss: Loss, optimizer: Optimizer) -> np.ndarray[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -66,3 +66,12 @@ def batch_rows(step: int, n_rows: int, batch_size: int, sampling: str) -> int:
         return batch_size
     position = step % steps_per_epoch(n_rows, batch_size) * batch_size
     return min(batch_size, n_rows - position)
+
+
+def rows_of_batches(first_step: int, count: int, n_rows: int, batch_size: int, sampling: str) -> Any:
+    """Return `batch_rows` of each of `count` steps, (count,)."""
+    rows = np.full(count, batch_size, np.int64)
+    per_epoch = steps_per_epoch(n_rows, batch_size)
+    last = per_epoch - 1  # of an epoch
+    rows[last - first_step % per_epoch :: per_epoch] = batch_rows(last, n_rows, batch_size, sampling)
+    return rows

@@ -252,11 +252,17 @@ def _run(
             logged, total = progress.step, 0.0
             for callback in callbacks:
                 callback.on_log(progress)
-            run.check_still_there()
+            _check_still_there(run)
     for callback in callbacks:
         callback.on_train_end(progress)
     history.seconds = time.perf_counter() - start
     return history
+
+
+def _check_still_there(run: Run) -> None:
+    """Raise if a callback has moved the network away from under its run."""
+    if run.network.parameters.flat is not run.flat:
+        raise RuntimeError("the network was moved to another device while it was training; move it before or after")
 
 
 def _advance(run: Run, first: int, count: int) -> float:

@@ -22,6 +22,7 @@ from nnkernels._cli.terminal import (
     write_picture,
 )
 from nnkernels._formulas import ACTIVATIONS
+from nnkernels._layers import chain
 from nnkernels._tables.learning import Scores, Settings, Study, learn, loss_of, prepare, score
 from nnkernels._tables.reading import read_table
 
@@ -147,12 +148,11 @@ def _describe(study: Study, n_rows: int, asked: bool) -> str:
     other = "classification" if task == "regression" else "regression"
     overrides = "" if study.is_text else f"; --task {other} overrides"
     why = "as asked" if asked else f"{study.reason}{overrides}"
-    sizes = " -> ".join([str(network.n_in), *(f"{layer.n_out} {layer.activation_name}" for layer in network.layers)])
     return (
         f"{task} of {study.model.target.name!r} ({why})\n"
         f"{n_rows:,} rows: {len(parts.train):,} to train, {len(parts.validation):,} to say when to stop, "
         f"{len(parts.test):,} to test\n"
-        f"network {sizes}: {network.n_parameters:,} parameters, on {network.device}"
+        f"network {chain(network.layers)}: {network.n_parameters:,} parameters, on {network.device}"
     )
 
 

@@ -183,7 +183,7 @@ def totals(c: Context, *vectors: ir.Value) -> ir.Value:
     """
     n = c.target.lanes
     level: list[ir.Value | None] = [*vectors, *[None] * (n - len(vectors))]
-    distance, undefined = n // 2, ir.Constant(vectors[0].type, ir.Undefined)
+    distance = n // 2
     while distance:
         half = len(level) // 2
         merged: list[ir.Value | None] = []
@@ -200,7 +200,7 @@ def totals(c: Context, *vectors: ir.Value) -> ir.Value:
             merged.append(c.build.fadd(*parts, flags=FLAGS))
         level, distance = merged, distance // 2
     (result,) = level
-    assert result is not None, undefined
+    assert result is not None
     return result
 
 
@@ -235,11 +235,7 @@ def where(c: Context, condition: ir.Value, first: Any, second: Any) -> ir.Value:
 
 def _llvm(c: Context, name: str, *arguments: ir.Value) -> ir.Value:
     type_ = arguments[0].type
-    element = type_.element if isinstance(type_, ir.VectorType) else type_
-    suffix = f"f{8 * _bytes(element)}"
-    if isinstance(type_, ir.VectorType):
-        suffix = f"v{type_.count}{suffix}"
-    function = _declared(c, f"llvm.{name}.{suffix}", ir.FunctionType(type_, [type_] * len(arguments)))
+    function = _declared(c, f"llvm.{name}.{_suffix(type_)}", ir.FunctionType(type_, [type_] * len(arguments)))
     return c.build.call(function, arguments)
 
 
@@ -276,19 +272,21 @@ def rint(c: Context, value: Any) -> ir.Value:
 @intrinsic
 def min_(c: Context, value: Any, limit: Any) -> ir.Value:
     """The smaller one; NaN if `value` is."""
-    value, limit = c.unify(value, limit)
-    if value.type in (INT, c.vector(INT), c.vector(HALF)):
-        return c.build.select(c.build.icmp_signed("<", limit, value), limit, value)
-    return c.build.select(c.build.fcmp_ordered("<", limit, value), limit, value)
+    return _limited(c, value, "<", limit)
 
 
 @intrinsic
 def max_(c: Context, value: Any, limit: Any) -> ir.Value:
     """The larger one; NaN if `value` is."""
+    return _limited(c, value, ">", limit)
+
+
+def _limited(c: Context, value: Any, sign_: str, limit: Any) -> ir.Value:
+    """``limit`` where it is below (or above) the value, else the value."""
     value, limit = c.unify(value, limit)
-    if value.type in (INT, c.vector(INT), c.vector(HALF)):
-        return c.build.select(c.build.icmp_signed(">", limit, value), limit, value)
-    return c.build.select(c.build.fcmp_ordered(">", limit, value), limit, value)
+    whole = value.type in (INT, c.vector(INT), c.vector(HALF))
+    compare = c.build.icmp_signed if whole else c.build.fcmp_ordered
+    return c.build.select(compare(sign_, limit, value), limit, value)
 
 
 @intrinsic

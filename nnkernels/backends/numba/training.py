@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkernels._recipe import Recipe, schedule_values, setting_values
-from nnkernels._sampling import steps_per_epoch
+from nnkernels._sampling import rows_of_batches
 from nnkernels.backends.numba import threads
 from nnkernels.backends.numba.codegen.program import ARGUMENTS, Whole
 
@@ -144,11 +144,6 @@ class WholeRun:
         """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
         return math.isfinite(self.total[0]) and bool(np.isfinite(self.arrays["parameters"]).all())
 
-    def check_still_there(self) -> None:
-        """Raise if a callback has moved the network away from under the run."""
-        if self.network.parameters.flat is not self.flat:
-            raise RuntimeError("the network was moved to another device while it was training; move it before or after")
-
     def _advance_block(self, first_step: int, count: int) -> None:
         self._draw(first_step, count)
         self.arrays["seeds"][2] = first_step
@@ -166,7 +161,7 @@ class WholeRun:
         arrays, recipe = self.arrays, self.recipe
         rows = arrays["counts"][:count]
         if recipe.factor is None:
-            rows[:] = self._rows_of(first_step, count)
+            rows[:] = rows_of_batches(first_step, count, self.n_rows, self.batch_size, self.sampling)
         if not self.scheduled:
             arrays["schedule"][:count] = schedule_values(
                 self.generated.scheduled, recipe, self.loss, self.optimizer, first_step, rows
@@ -188,15 +183,6 @@ class WholeRun:
             order[:, self.batch_size :] = drawn[:, :1]
         if recipe.factor is None:  # a short batch: the rest of its rows repeats the first one, and counts for nothing
             np.copyto(order, order[:, :1], where=order < 0)
-
-    def _rows_of(self, first_step: int, count: int) -> Any:
-        """Numbers of rows of a block's batches."""
-        rows = np.full(count, self.batch_size, np.int64)
-        short = self.n_rows % self.batch_size
-        if short and self.sampling != "replacement":
-            per_epoch = steps_per_epoch(self.n_rows, self.batch_size)
-            rows[per_epoch - 1 - first_step % per_epoch :: per_epoch] = short
-        return rows
 
 
 def written(recipe: Recipe, way: str) -> Whole:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,12 @@ class Whole:
         self.sizes = np.zeros(1, np.int64) if sizes is None else sizes
         self.n_state, self.settings, self.scheduled = n_state, settings, scheduled
 
+    @classmethod
+    def written_for(cls, recipe: Recipe, source: str, **rest: Any) -> Whole:
+        """Return a program that knows its recipe: it reads the recipe's numbers, in the recipe's order."""
+        state, settings, scheduled = len(recipe.state), recipe.settings, recipe.scheduled
+        return cls(source, n_state=state, settings=settings, scheduled=scheduled, **rest)
+
 
 def write_run(recipe: Recipe, code: Code, body: Callable[[], None], summary: str) -> str:
     """Return a whole program: functions, then `run`, whose step `body` writes."""
@@ -118,10 +124,18 @@ def write_run(recipe: Recipe, code: Code, body: Callable[[], None], summary: str
     return f'"""{summary}\n\n{recipe.describe()}\n"""\n\n\n' + function_sources(recipe) + code.text
 
 
-def write_schedule(recipe: Recipe, code: Code) -> None:
-    """Write the names of what changes from step to step."""
-    for number, name in enumerate(recipe.scheduled):
-        code(f"{name} = schedule[step * {len(recipe.scheduled)} + {number}]")
+def write_steps(recipe: Recipe, code: Code) -> Iterator[None]:
+    """Write the loop over steps: what changes from one to the next, masks, and around it the sum of the losses."""
+    code("losses = loss[0]", "meetings = 0")
+    for _ in code.range("step", "steps"):
+        for number, name in enumerate(recipe.scheduled):
+            code(f"{name} = schedule[step * {len(recipe.scheduled)} + {number}]")
+        for number, layer in enumerate(recipe.layers):
+            if layer.dropout:
+                _write_mask(code, number, layer.dropout, recipe.batch * layer.n_out)
+        yield
+    for _ in code.block("if thread == 0:"):
+        code("loss[0] = losses")
 
 
 def write_update(
@@ -153,7 +167,7 @@ def write_barrier(code: Code, threaded: bool = True) -> None:
     code(*(["meetings = meetings + threads", "barrier(sync, meetings)"] * threaded))
 
 
-def write_mask(code: Code, number: int, rate: float, size: int) -> None:
+def _write_mask(code: Code, number: int, rate: float, size: int) -> None:
     """Write the drawing of a layer's dropout mask."""
     threshold, keep = dropout_constants(rate)
     code(f"drop(seeds, {number}, seeds[2] + step, {threshold}, {keep!r}, m{number}, {size})")

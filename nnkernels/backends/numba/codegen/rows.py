@@ -15,9 +15,8 @@ from nnkernels.backends.numba.codegen.program import (
     Packing,
     Whole,
     write_barrier,
-    write_mask,
     write_run,
-    write_schedule,
+    write_steps,
     write_update,
 )
 from nnkernels.backends.numba.codegen.rows_frame import RowsFrame
@@ -45,7 +44,8 @@ class RowsWriter:
         """Return the program."""
         frame, recipe = self.frame, self.recipe
         source = write_run(recipe, self.code, self._run, "The rows of a batch in lanes.")
-        return Whole(
+        return Whole.written_for(
+            recipe,
             source,
             lanes=self.lanes,
             packing=Packing(frame.places(), frame.size),
@@ -54,20 +54,12 @@ class RowsWriter:
             columns=recipe.whole,
             targets=recipe.n_out,
             batch=frame.batch,
-            n_state=len(recipe.state),
-            settings=recipe.settings,
-            scheduled=recipe.scheduled,
         )
 
     def _run(self) -> None:
         code, recipe, frame = self.code, self.recipe, self.frame
         frame.write_arrays()
-        code("losses = loss[0]", "meetings = 0")
-        for _ in code.range("step", "steps"):
-            write_schedule(recipe, code)
-            for number, layer in enumerate(recipe.layers):
-                if layer.dropout:
-                    write_mask(code, number, layer.dropout, recipe.batch * layer.n_out)
+        for _ in write_steps(recipe, code):
             for part in frame.each("part", frame.parts):
                 self._part(part)
             write_barrier(code, frame.threaded)
@@ -75,8 +67,6 @@ class RowsWriter:
             code("", "# updates")
             self._updates()
             write_barrier(code, frame.threaded)
-        for _ in code.block("if thread == 0:"):
-            code("loss[0] = losses")
         if frame.unrolled:
             frame.copy_arrays(back=True)
 

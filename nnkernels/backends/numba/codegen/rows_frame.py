@@ -35,8 +35,7 @@ class RowsFrame:
         self.rows = self.vectors * lanes  # of a block
         self.blocks = -(-recipe.batch // self.rows)
         self.batch = self.blocks * self.rows
-        dropout = any(layer.dropout for layer in recipe.layers)
-        self.threaded = self.blocks >= 2 and not (dropout or recipe.normed)
+        self.threaded = self.blocks >= 2 and not recipe.serial
         self.parts = min(PARTS, self.blocks) if self.threaded else 1
         self.bases: list[tuple[int, int]] = []  # of each layer's weights and biases
         self.size = 0

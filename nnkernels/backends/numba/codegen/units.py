@@ -19,9 +19,8 @@ from nnkernels.backends.numba.codegen.program import (
     Packing,
     Whole,
     write_barrier,
-    write_mask,
     write_run,
-    write_schedule,
+    write_steps,
     write_update,
 )
 from nnkernels.backends.numba.codegen.units_frame import UnitLayer, UnitsFrame
@@ -56,7 +55,8 @@ class UnitsWriter:
         frame, recipe = self.frame, self.recipe
         source = write_run(recipe, self.code, self._run, "The units of a layer in lanes.")
         places = [place for layer in self.layers for place in layer.places()]
-        return Whole(
+        return Whole.written_for(
+            recipe,
             source,
             lanes=self.lanes,
             packing=Packing(places, frame.size),
@@ -64,21 +64,13 @@ class UnitsWriter:
             parts=max(1, min(recipe.batch, self.layers[0].panels)) if frame.threaded else 1,
             batch=recipe.batch,
             targets=1 if recipe.n_out == 1 else self.last.width,
-            n_state=len(recipe.state),
-            settings=recipe.settings,
-            scheduled=recipe.scheduled,
         )
 
     def _run(self) -> None:
         code, recipe, frame = self.code, self.recipe, self.frame
         frame.write_arrays()
-        code("losses = loss[0]", "meetings = 0")
-        for _ in code.range("step", "steps"):
-            write_schedule(recipe, code)
+        for _ in write_steps(recipe, code):
             code(*(["turn = step % 2"] * frame.threaded))
-            for number, layer in enumerate(recipe.layers):
-                if layer.dropout:
-                    write_mask(code, number, layer.dropout, recipe.batch * layer.n_out)
             code("", "# A: the first layer, for all rows")
             self._first_layer()
             write_barrier(code, frame.threaded)
@@ -90,8 +82,6 @@ class UnitsWriter:
                 for r in code.range("r", recipe.batch, unroll=recipe.batch <= 16):
                     code(f"losses = losses + double(row_loss[{r}])")
             self._updates()
-        for _ in code.block("if thread == 0:"):
-            code("loss[0] = losses")
         if frame.unrolled:
             frame.copy_arrays(back=True)
 

@@ -116,8 +116,7 @@ class UnitsFrame:
         #: the first layer's z as what its sigmoid raises 2 to: its inputs take the factor in advance
         first = recipe.layers[0]
         self.exponents = unrolled and len(recipe.layers) > 1 and first.activation_name == "sigmoid" and not first.bias
-        dropout = any(layer.dropout for layer in recipe.layers)
-        self.threaded = not (unrolled or dropout or recipe.normed)
+        self.threaded = not (unrolled or recipe.serial)
         self.workspace = 0
 
     # ---- arrays ------------------------------------------------------------------------------------------------------
