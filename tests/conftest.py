@@ -51,7 +51,7 @@ def dtype(request):
 
 @pytest.fixture
 def unwatched():
-    """The environment without coverage's watch over child processes, which imports modules of its own there."""
+    """The environment without coverage's watch over child processes: it imports modules there, and loses interrupts."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_"))}
 
 

@@ -234,10 +234,10 @@ assert np.isfinite(net.parameters.flat).all()
 
 
 @pytest.mark.parametrize(("batch", "width"), [(1, 10), (4000, 16)], ids=["one row a step", "two threads"])
-def test_ctrl_c_ends_a_compiled_run_soon(batch, width):
+def test_ctrl_c_ends_a_compiled_run_soon(unwatched, batch, width):
     """Within 0.2 s on a machine that is not busy; the limit here leaves room for one that is."""
     command = [sys.executable, "-c", INTERRUPTED, str(batch), str(width)]
-    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True, env=unwatched)
     assert float(done.stdout) < 1
 
 
@@ -272,9 +272,9 @@ for number in range(150):
 """
 
 
-def test_ctrl_c_at_any_moment_of_a_gang_ends_the_run():
+def test_ctrl_c_at_any_moment_of_a_gang_ends_the_run(unwatched):
     """Also between a worker's end and the notice of it, or before a thread has begun."""
-    variables = os.environ | {"NNKERNELS_NUM_THREADS": "2"}
+    variables = unwatched | {"NNKERNELS_NUM_THREADS": "2"}
     subprocess.run(
         [sys.executable, "-c", INTERRUPTED_OFTEN],
         check=True,
@@ -283,10 +283,46 @@ def test_ctrl_c_at_any_moment_of_a_gang_ends_the_run():
     )
 
 
+AT_EVERY_POINT = """
+import sys, time
+from nnkernels.backends.numba import threads
+def interrupted_at(point):
+    seen = 0
+    def trace(frame, event, argument):
+        nonlocal seen
+        if event != "exception":
+            seen += 1
+            if seen == point:
+                raise KeyboardInterrupt
+        return trace
+    sys.settrace(trace)
+    try:
+        threads.together(lambda thread, n: time.sleep(0.01), 2)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+threads.together(lambda thread, n: None, 2)
+point = 1
+while interrupted_at(point):
+    seen = []
+    threads.together(lambda thread, n: seen.append(n), 2)
+    assert seen == [2, 2], point
+    point += 1
+assert point > 10
+"""
+
+
+def test_an_interrupt_at_every_point_of_a_gangs_call_neither_hangs_nor_loses_the_gang(unwatched):
+    """Raised line by line, where a signal could be: the next call has its threads again."""
+    subprocess.run([sys.executable, "-c", AT_EVERY_POINT], check=True, timeout=60, env=unwatched)
+
+
 def test_a_job_that_is_abandoned_before_it_begins_does_not_begin_later():
     calls = []
     job = threads._Job(lambda thread, n: calls.append(thread), 2)
-    assert threads._busy.acquire(blocking=False)
+    assert threads._running.setdefault("gang", job) is job
     job.abandon()
     job.lead()
     assert not calls

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 Call = Callable[[int, int], None]
 
-_busy = threading.Lock()
+_running: dict[str, _Job] = {}  # the job of the gang, if it has one: set and read in single steps
 _workers: list[_Worker] = []
 
 
@@ -44,7 +44,9 @@ class _Job:
         self.claim = threading.Lock()  # whoever takes it begins the job, or sees to it that it does not begin
         self.ends: SimpleQueue[BaseException | None] = SimpleQueue()
         self.errors: list[BaseException] = []
-        self.ended = threading.Event()
+        self.ended = False
+        self.wake = threading.Lock()  # held until the end: an Event, interrupted at the wrong place, stays locked
+        self.wake.acquire()
 
     def lead(self) -> None:
         """Make all calls, the first one here, and wait for their ends."""
@@ -54,8 +56,9 @@ class _Job:
             worker.calls.put(partial(self.share, number))
         self.share(0)
         self.errors = [error for error in (self.ends.get() for _ in range(self.threads)) if error]
-        _busy.release()
-        self.ended.set()
+        del _running["gang"]
+        self.ended = True
+        self.wake.release()
 
     def share(self, thread: int) -> None:
         """Make one call; its error is handed to the thread that waits."""
@@ -69,11 +72,11 @@ class _Job:
     def abandon(self) -> None:
         """Do not begin; or, where it has begun, wait for its end, however often that is interrupted."""
         if self.claim.acquire(blocking=False):
-            _busy.release()
+            del _running["gang"]
             return
-        while not self.ended.is_set():
+        while not self.ended:  # the lock itself may have been taken just before an interrupt
             with suppress(KeyboardInterrupt):
-                self.ended.wait()
+                self.wake.acquire(timeout=0.01)
 
 
 def count() -> int:
@@ -94,17 +97,21 @@ def count() -> int:
 
 def together(call: Call, threads: int) -> None:
     """Run ``call(thread, threads)`` for each of the threads at once, or ``call(0, 1)`` while another gang runs."""
-    if threads == 1 or not _busy.acquire(blocking=False):
+    if threads == 1:
         call(0, 1)
         return
     job = _Job(call, threads)
     try:
-        while len(_workers) < threads:
-            _workers.append(_Worker(len(_workers) + 1))
-        _workers[0].calls.put(job.lead)
-        job.ended.wait()
+        if _running.setdefault("gang", job) is job:
+            while len(_workers) < threads:
+                _workers.append(_Worker(len(_workers) + 1))
+            _workers[0].calls.put(job.lead)
+            job.wake.acquire()
+        else:
+            call(0, 1)
     except BaseException:  # an interrupt must not leave threads behind that still write
-        job.abandon()
+        if _running.get("gang") is job:
+            job.abandon()
         raise
     if job.errors:
         raise job.errors[0]
@@ -112,8 +119,7 @@ def together(call: Call, threads: int) -> None:
 
 def _forget() -> None:
     """A forked process has no threads but the one that forked."""
-    global _busy  # noqa: PLW0603
-    _busy = threading.Lock()
+    _running.clear()
     _workers.clear()
 
 
