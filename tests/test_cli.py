@@ -377,7 +377,7 @@ def test_a_terminal_gets_a_bar_and_colors_and_no_color_is_honored(data):
     assert piped.stderr == ""
 
 
-def test_ctrl_c_saves_the_weights_so_far(data):
+def test_ctrl_c_saves_the_weights_so_far(data, unwatched):
     # The handler is set anew, since a shell may have started these tests with SIGINT ignored.
     anew = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{anew}; from nnkernels.__main__ import main; main()"
@@ -388,6 +388,7 @@ def test_ctrl_c_saves_the_weights_so_far(data):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=unwatched,
     )
     for line in process.stdout:  # the last line before training begins
         if line.startswith("network"):

@@ -327,7 +327,7 @@ def test_a_network_cannot_be_moved_from_under_its_run():
         net.fit(X, Y, loss="huber", steps=10, callbacks=lambda progress: progress.network.to("numba"))
 
 
-def test_ctrl_c_ends_a_compiled_run_at_its_last_finished_chunk():
+def test_ctrl_c_ends_a_compiled_run_at_its_last_finished_chunk(unwatched):
     """A real SIGINT in a process of its own; the weights must be those of a whole number of chunks."""
     code = """
 import os, signal, threading, numpy as np, nnkernels as nnk
@@ -351,7 +351,7 @@ def compare(progress):
 make().fit(x, x[:, 0], steps=10**7, log_every=chunk, callbacks=compare, **arguments)
 assert reached and reached[0] % chunk == 0
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=unwatched)
 
 
 def test_divergence_names_the_step_and_keeps_the_weights_before_it(device):
