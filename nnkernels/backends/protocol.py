@@ -96,10 +96,10 @@ class Kernels(Protocol):
         """
 
     # ---- losses of predictions p (..., batch, n_out) against targets t of that shape. A forward kernel *adds* the sum
-    # over rows of ``weight * loss of the row`` to out (...); a backward kernel writes its slope with respect to p,
-    # ``weight * d loss / d p``, to out (..., batch, n_out), which may be p. `weight` (..., batch) is each row's factor,
-    # the reduction's 1 / batch included. `binary_cross_entropy`, `categorical_cross_entropy` and `poisson` read p
-    # before its sigmoid, softmax or exponential. `huber` is quadratic up to `delta` > 0.
+    # over rows of ``weight * loss of the row`` to out (...), which is float64; a backward kernel writes its slope with
+    # respect to p, ``weight * d loss / d p``, to out (..., batch, n_out), which may be p. `weight` (..., batch) is each
+    # row's factor, the reduction's 1 / batch included. `binary_cross_entropy`, `categorical_cross_entropy` and
+    # `poisson` read p before its sigmoid, softmax or exponential. `huber` is quadratic up to `delta` > 0.
 
     def half_squared_error_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
     def half_squared_error_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...

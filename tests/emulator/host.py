@@ -1,0 +1,132 @@
+"""Real CuPy arrays over host memory, and the package's real launch code over the emulator: no driver needed.
+
+What stands in for CUDA here: the allocator, `cupy.RawModule`, and the few functions of the runtime that move bytes and
+wait. Everything else of CuPy stays real, so an operation that needs a device raises, as it must: a test cannot pass by
+quietly computing on the host.
+"""
+
+import ctypes
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import cupy
+import numpy as np
+import pytest
+from cupy.cuda import memory as cupy_memory
+from cupy.cuda import runtime
+from emulator.compiler import Library
+
+from nnkernels.backends.cupy import cublas, launch
+
+GUARD = 64  #: bytes before and behind every array, which nothing may write to
+MARK = 0xA5
+
+
+class Emulator:
+    """The pretended GPU: how it schedules threads, and what was launched on it.
+
+    Attributes
+    ----------
+    schedule, seed : str, int
+        Of the threads of every launch.
+    launched : list of str
+        The kernels, in order.
+    edit : callable
+        Changes a source before it is compiled; for the mutation test.
+    options : tuple of str
+        More options for the compiler, such as sanitizers.
+    """
+
+    def __init__(self):
+        self.schedule, self.seed = "forward", 0
+        self.launched, self.edit, self.options = [], lambda source: source, ()
+        self.guarded = []
+        self.free = 1 << 40
+
+    # ---- memory
+
+    def allocate(self, nbytes):
+        """Return host memory as the GPU's: 0xff in every byte, so that a float that nobody wrote is NaN."""
+        if nbytes > self.free:
+            raise cupy.cuda.memory.OutOfMemoryError(nbytes, 0, 0)
+        block = np.full(nbytes + 2 * GUARD, 0xFF, np.uint8)
+        block[:GUARD] = block[GUARD + nbytes :] = MARK
+        self.guarded.append((block, nbytes))
+        self.guarded = self.guarded[-4096:]
+        memory = cupy_memory.UnownedMemory(block.ctypes.data, block.nbytes, block, device_id=0)
+        return cupy_memory.MemoryPointer(memory, GUARD)
+
+    def check_guards(self):
+        """Raise if a kernel has written beside an array."""
+        for block, nbytes in self.guarded:
+            if not ((block[:GUARD] == MARK).all() and (block[GUARD + nbytes :] == MARK).all()):
+                raise AssertionError(
+                    f"a kernel wrote beside an array of {nbytes} bytes; launched: {self.launched[-5:]}"
+                )
+
+    # ---- launches
+
+    def raw_module(self, code, options, backend):
+        """Stand in for `cupy.RawModule`."""
+        assert backend == "nvrtc"
+        library = Library(self.edit(code), (*options, *self.options))
+        return SimpleNamespace(get_function=lambda name: self._function(library, name))
+
+    def _function(self, library, name):
+        signature = library.signature(name)
+
+        def function(grid, block, arguments, shared_mem=0):
+            self.launched.append(name)
+            assert len(arguments) == len(signature), f"{name}: {len(arguments)} arguments"
+            cells = [_cell(name, *pair) for pair in zip(arguments, signature, strict=True)]
+            library.launch(
+                name, grid, block, cells, shared=shared_mem, schedule=self.schedule, seed=self.seed + len(self.launched)
+            )
+
+        return function
+
+
+def _cell(name, value, code):
+    """Return a launch argument as ctypes, if it is what the compiler sees in the kernel's signature."""
+    if isinstance(value, cupy.ndarray):
+        assert code == f"*{value.dtype.str[1:]}", f"{name} takes {code}, and was given an array of {value.dtype}"
+        return ctypes.c_void_p(value.data.ptr if value.size else 0)
+    if code.startswith("*"):
+        assert value == 0, f"{name} takes {code}, and was given {value!r}"
+        return ctypes.c_void_p(0)
+    assert code == value.dtype.str[1:], f"{name} takes {code}, and was given {value.dtype}"
+    return (ctypes.c_char * value.nbytes).from_buffer_copy(value.tobytes())
+
+
+def _memcpy(to, source, nbytes, kind, stream):
+    ctypes.memmove(to, source, nbytes)
+
+
+@contextmanager
+def emulated(**settings):
+    """Let CUDA be the emulator; yields it. `settings` are its attributes."""
+    emulator = Emulator()
+    vars(emulator).update(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cupy, "RawModule", emulator.raw_module)
+        patch.setattr(cupy.cuda, "Device", lambda index: nullcontext())
+        patch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleNamespace(ptr=0))
+        for name, stand_in in {
+            "getDevice": lambda: 0,
+            "memcpyAsync": _memcpy,
+            "streamSynchronize": lambda stream: None,
+            "memGetInfo": lambda: (emulator.free, 1 << 40),
+        }.items():
+            patch.setattr(runtime, name, stand_in)
+        patch.setattr(cublas, "load", lambda: None)
+        for cached in (launch.library, launch._kernel):
+            cached.cache_clear()
+        allocator = cupy.cuda.get_allocator()
+        cupy.cuda.set_allocator(emulator.allocate)
+        try:
+            yield emulator
+            emulator.check_guards()
+        finally:
+            cupy.cuda.set_allocator(allocator)
+            for cached in (launch.library, launch._kernel):
+                cached.cache_clear()
