@@ -37,3 +37,11 @@ def barrier(sync, meetings):
 def drop(seeds, layer, step, threshold, keep, mask, size):
     """Write a layer's dropout mask of one step."""
     dropout(seeds[0], seeds[1], 1, layer, step, size, threshold, keep, mask)
+
+
+def dropped(seed, networks, layer, step, element, threshold, keep):
+    """The factors that a mask has for one element of each lane's network: 0 where its word is below the threshold."""
+    w0, w1, w2, w3 = philox(seed, 1, networks, layer, splat(step), element >> 2)
+    place = element & 3
+    low, high = where(place & 1 == 1, w1, w0), where(place & 1 == 1, w3, w2)
+    return where(where(place > 1, high, low) < threshold, 0.0, keep)
