@@ -16,6 +16,9 @@ from nnkernels._device import Device as Device
 from nnkernels._device import DeviceStatus as DeviceStatus
 from nnkernels._device import device as device
 from nnkernels._device import devices as devices
+from nnkernels._ensemble import Ensemble as Ensemble
+from nnkernels._ensemble_training import EnsembleHistory as EnsembleHistory
+from nnkernels._ensemble_training import EnsembleProgress as EnsembleProgress
 from nnkernels._errors import BackendUnavailable as BackendUnavailable
 from nnkernels._errors import DataError as DataError
 from nnkernels._errors import DeviceError as DeviceError

@@ -1,9 +1,13 @@
-"""The composed way to run: one call a kernel. Always there; the oracle of every other way."""
+"""The composed way to run: one call a kernel. Always there; the oracle of every other way.
+
+The same steps serve several networks at once, whose arrays have a leading axis: see `ComposedNetworks`.
+"""
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +15,7 @@ from nnkernels._sampling import batch_rows
 from nnkernels._workspace import Call, Dropout, Step
 
 if TYPE_CHECKING:
+    from nnkernels._ensemble_data import Members
     from nnkernels._losses import Loss
     from nnkernels._network import Sequential
     from nnkernels._optimizers import Optimizer
@@ -20,7 +25,7 @@ BLOCK_STEPS, BLOCK_ROWS = 1024, 2**20  #: row numbers drawn at a time, at most: 
 
 
 class Data(NamedTuple):
-    """A data set on the device: (rows, n_in), (rows, n_out) and, if rows are weighted, (rows, 1)."""
+    """A data set on the device: (..., rows, n_in), (..., rows, n_out) and, if rows are weighted, (..., rows, 1)."""
 
     x: Array
     t: Array
@@ -32,7 +37,7 @@ class ComposedRun:
 
     Parameters
     ----------
-    network : Sequential
+    network : Sequential or Members
         Trained in place.
     loss, optimizer : Loss, Optimizer
         What is minimized, and how.
@@ -48,7 +53,7 @@ class ComposedRun:
 
     def __init__(
         self,
-        network: Sequential,
+        network: Sequential | Members,
         loss: Loss,
         optimizer: Optimizer,
         data: Data,
@@ -62,14 +67,16 @@ class ComposedRun:
         self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
         kernels, dtype, flat = network.device.kernels, network.dtype, network.parameters.flat
         self.kernels, self.flat = kernels, flat
-        self.n_rows = data.x.shape[0]
-        self.block = max(1, min(BLOCK_STEPS, BLOCK_ROWS // batch_size, steps))
+        self.n_rows, self.leading = data.x.shape[-2], flat.shape[:-1]
+        networks = math.prod(self.leading)
+        self.block = max(1, min(BLOCK_STEPS, BLOCK_ROWS // (batch_size * networks), steps))
         self.drawn = -1  # first step of the block whose order and rates are at hand
-        self.order = None if self._takes_all_rows() else kernels.empty((self.block, batch_size), np.int64)
+        shape = (*self.leading, self.block, batch_size)
+        self.order = None if self._takes_all_rows() else kernels.empty(shape, np.int64)
         self.gradient = kernels.empty(flat.shape, dtype)
         self.state = {name: kernels.empty(flat.shape, dtype) for name in optimizer.state}
-        self.rate, self.step = kernels.empty((), dtype), kernels.empty((), np.int64)
-        self.total = kernels.empty((), np.float64)
+        self.rate = kernels.empty((*self.leading, *(1 for _ in self.leading)), dtype)
+        self.step, self.total = kernels.empty((), np.int64), kernels.empty(self.leading, np.float64)
         for array in (*self.state.values(), self.total):
             kernels.fill(0, out=array)
         self.kept = {name: kernels.empty(array.shape, array.dtype) for name, array in self._changing().items()}
@@ -113,20 +120,28 @@ class ComposedRun:
         """Draw the learning rates and the row order of a block of steps, unless they are the last ones drawn."""
         if start == self.drawn:
             return
-        self.drawn, self.rates = start, self.optimizer.rates(start, self.block, self.network.dtype).tolist()
+        self.drawn = start
+        self._draw_rates(start)
         if self.order is not None:
-            self.kernels.draw_indices(
-                self.seed, self.network.key.network, start, sampling=self.sampling, n_rows=self.n_rows, out=self.order
-            )
+            draw, sampling = self.kernels.draw_indices, self.sampling
+            for part, number in self.network.numbers:
+                draw(self.seed, number, start, sampling=sampling, n_rows=self.n_rows, out=self.order[part])
+
+    def _draw_rates(self, start: int) -> None:
+        self.rates: Any = self.optimizer.rates(start, self.block, self.network.dtype).tolist()
+
+    def _set_rate(self, number: int) -> None:
+        """Take a rate of the present block."""
+        self.kernels.fill(self.rates[number], out=self.rate)
 
     def _advance_block(self, start: int, steps: range) -> None:
         kernels = self.kernels
         for step in steps:
             kernels.fill(step, out=self.step)
-            kernels.fill(self.rates[step - start], out=self.rate)
+            self._set_rate(step - start)
             batch, calls = self.batches[batch_rows(step, self.n_rows, self.batch_size, self.sampling)]
             if self.order is not None:
-                self._gather(self.order[step - start, : batch.x.shape[0]], batch)
+                self._gather(self.order[..., step - start, : batch.x.shape[-2]], batch)
             for call in calls:
                 call()
 
@@ -151,15 +166,16 @@ class ComposedRun:
         if self._takes_all_rows():
             batch = data
         else:
-            x, t = (kernels.empty((rows, array.shape[1]), dtype) for array in (data.x, data.t))
-            batch = Data(x, t, None if data.weight is None else kernels.empty((rows, 1), dtype))
-        factors = kernels.empty((rows,), dtype)
+            x, t = (kernels.empty((*self.leading, rows, array.shape[-1]), dtype) for array in (data.x, data.t))
+            batch = Data(x, t, None if data.weight is None else kernels.empty((*self.leading, rows, 1), dtype))
+        factors = kernels.empty((*self.leading, rows), dtype)
         kernels.fill(1 / rows if self.loss.reduction == "mean" else 1, out=factors)
         calls: list[Call] = []
         if batch.weight is not None:
-            shares, factors = factors, kernels.empty((rows,), dtype)
-            calls.append(partial(kernels.activation_backward, batch.weight.reshape(rows), shares, out=factors))
-        dropout = Dropout(self.seed, self.network.key.network, self.step)
+            shares, factors = factors, kernels.empty((*self.leading, rows), dtype)
+            weight = batch.weight.reshape(*self.leading, rows)
+            calls.append(partial(kernels.activation_backward, weight, shares, out=factors))
+        dropout = Dropout(self.seed, self.network.numbers, self.step)
         step = Step(
             self.network,
             self.loss,

@@ -23,6 +23,7 @@ from nnkernels._sampling import Key
 
 if TYPE_CHECKING:
     from nnkernels._training import History
+    from nnkernels._workspace import Numbers
     from nnkernels.backends.protocol import Array
 
 DTYPES = ("float32", "float64")
@@ -130,6 +131,11 @@ class Sequential:
     def product_options(self) -> dict[str, str]:
         """What the kernels of matrix products are given beside their arrays."""
         return {} if self.precision == "float32" else {"precision": self.precision}
+
+    @property
+    def numbers(self) -> Numbers:
+        """Where its number in the streams of random numbers belongs in its arrays: everywhere."""
+        return [(..., self.key.network)]
 
     @property
     def n_in(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ class Optimizer(Record):
     A step adds the penalties to the gradient, clips it by value, then by norm, then updates. The penalties,
     ``l1 * sum|W| + l2 / 2 * sum(W**2)``, fall on weights, not on biases, and are not part of the reported loss;
     `weight_decay` falls on every parameter, as in PyTorch.
+
+    For an `Ensemble` every number may be an array of them, one for each network; it is kept as a tuple.
 
     Parameters
     ----------
@@ -54,18 +56,43 @@ class Optimizer(Record):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "schedule" and not isinstance(value, Real) and not (value is None and name.startswith("clip_")):
-                raise TypeError(f"{type(self).__name__}: {name} must be a number, not {value!r}")
+            if name == "schedule" or (value is None and name.startswith("clip_")) or isinstance(value, Real):
+                continue
+            self._set(**{name: self._tuple(name, value)})
         for name in ("lr", "weight_decay", "l1", "l2"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
+            self._check(name, lambda value: value >= 0, "at least 0")
         for name in ("clip_value", "clip_norm"):
-            self._check(name, getattr(self, name) is None or getattr(self, name) > 0, "positive, or None")
+            self._check(name, lambda value: value is None or value > 0, "positive, or None")
         schedule(self.schedule)
 
-    def _check(self, name: str, good: bool, what: str) -> None:
+    def _tuple(self, name: str, value: Any) -> tuple[float, ...]:
+        """Return the numbers of several networks."""
+        array = np.asarray(value) if isinstance(value, (list, tuple, np.ndarray)) else None
+        if array is None or array.ndim != 1 or array.dtype.kind not in "fiu" or not array.size:
+            raise TypeError(f"{type(self).__name__}: {name} must be a number, or one for each network, not {value!r}")
+        return tuple(array.tolist())
+
+    def _check(self, name: str, good: Callable[[Any], bool], what: str) -> None:
         value = getattr(self, name)
-        if not good or (value is not None and not math.isfinite(value)):
-            raise ValueError(f"{type(self).__name__}: {name} must be {what}, not {value!r}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if not good(number) or (number is not None and not math.isfinite(number)):
+                raise ValueError(f"{type(self).__name__}: {name} must be {what}, not {number!r}")
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Names of the numbers that are another one for each network of an ensemble."""
+        return tuple(name for name, value in vars(self).items() if isinstance(value, tuple))
+
+    def of(self, network: int) -> Any:
+        """Return the optimizer of one network of an ensemble.
+
+        Examples
+        --------
+        >>> import nnkernels as nnk
+        >>> nnk.SGD(lr=[0.1, 0.2]).of(1).lr
+        0.2
+        """
+        return self.replace(**{name: getattr(self, name)[network] for name in self.varied})
 
     @property
     def kernel(self) -> str:
@@ -120,8 +147,9 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("momentum", 0 <= self.momentum < 1, "in [0, 1)")
-        self._check("nesterov", not self.nesterov or self.momentum > 0, "False where momentum is 0")
+        self._check("momentum", lambda momentum: 0 <= momentum < 1, "in [0, 1)")
+        moving = any(self.momentum) if isinstance(self.momentum, tuple) else self.momentum
+        self._check("nesterov", lambda nesterov: not nesterov or bool(moving), "False where momentum is 0")
 
     @property
     def kernel(self) -> str:
@@ -156,9 +184,9 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("beta1", 0 <= self.beta1 < 1, "in [0, 1)")
-        self._check("beta2", 0 <= self.beta2 < 1, "in [0, 1)")
-        self._check("eps", self.eps > 0, "positive")
+        self._check("beta1", lambda beta1: 0 <= beta1 < 1, "in [0, 1)")
+        self._check("beta2", lambda beta2: 0 <= beta2 < 1, "in [0, 1)")
+        self._check("eps", lambda eps: eps > 0, "positive")
 
     @property
     def kernel(self) -> str:
@@ -207,8 +235,8 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check("alpha", 0 <= self.alpha < 1, "in [0, 1)")
-        self._check("eps", self.eps > 0, "positive")
+        self._check("alpha", lambda alpha: 0 <= alpha < 1, "in [0, 1)")
+        self._check("eps", lambda eps: eps > 0, "positive")
 
     @property
     def kernel(self) -> str:

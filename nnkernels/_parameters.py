@@ -120,7 +120,7 @@ class Parameters(Mapping[str, "Array"]):
         return name
 
     def _checked(self, name: str, value: Any) -> Array:
-        shape = self.layout.shapes[name]
+        shape = (*self.flat.shape[:-1], *self.layout.shapes[name])
         if self._device.holds(value):
             value = self._kernels.to_host(value)  # to be checked like any other
         host = to_floats(value, self.flat.dtype, f'parameters["{name}"]')

@@ -14,8 +14,10 @@ from nnkernels._names import nearest
 from nnkernels._recipe import Recipe
 from nnkernels._record import Record
 
-WAYS = ("composed", "generic", "generated")
+WAYS = ("composed", "generic", "generated", "lanes")
 CHUNK_SECONDS = 0.1  #: a chunk's length: progress, callbacks, Ctrl-C and NaN checks live at its ends
+LANES = {"float32": 16, "float64": 8}  #: of vectors of 64 bytes, by which work is predicted
+LANES_CHUNK = 64  #: steps of a chunk of many networks, at least
 THREADED_SECONDS = 20e-6  #: a step that is predicted to take less is not worth its barriers
 
 
@@ -30,12 +32,15 @@ class Work(Record):
         What a step computes: the network, loss, optimizer, batch and dtype.
     n_rows, steps : int
         Rows of the data, number of updates.
+    networks : int or None
+        How many networks an ensemble trains; None is a single network that is none.
     """
 
     device: Device
     recipe: Recipe
     n_rows: int
     steps: int
+    networks: int | None = None
 
     @property
     def bytes(self) -> int:
@@ -43,7 +48,12 @@ class Work(Record):
         recipe = self.recipe
         width = sum(3 * layer.n_out for layer in recipe.layers)
         numbers = recipe.n_parameters * (3 + 2 * len(recipe.state)) + recipe.batch * width
+        numbers *= self.networks or 1
         return (numbers + self.n_rows * (recipe.n_in + recipe.n_out)) * np.dtype(recipe.dtype).itemsize
+
+    def offers(self, way: str) -> bool:
+        """Tell whether a plan may choose a way unasked: a single network in a lane leaves the others idle."""
+        return way != "lanes" or self.networks is not None
 
     @property
     def worth_threads(self) -> bool:
@@ -52,6 +62,10 @@ class Work(Record):
 
     def seconds(self, way: str) -> float:
         """Predict the seconds of the whole run."""
+        if way == "lanes":
+            return self._lanes_seconds()
+        if self.networks is not None and self.device.kind != "cuda":
+            return self.steps * self._composed_step(self.networks)
         if self.device.kind == "cuda":
             from nnkernels.backends.cupy.codegen import choice as cuda
 
@@ -79,15 +93,22 @@ class Work(Record):
         cost = COSTS["generated"]
         return cost.start + (0 if choice.in_registers(self.recipe) else cost.layer * len(self.recipe.layers))
 
+    def _lanes_seconds(self) -> float:
+        from nnkernels.backends.numba.codegen import choice
+
+        cost, networks = COSTS["lanes"], self.networks or 1
+        step = self._step(cost, choice.networks_operations(self.recipe))
+        return cost.start + self.steps * step * (networks / LANES[self.recipe.dtype] / TWO_THREADS if self.networks else 1)
+
     def _step(self, cost: Cost, operations: float) -> float:
         return cost.call + cost.operation * operations
 
-    def _composed_step(self) -> float:
+    def _composed_step(self, networks: int = 1) -> float:
         cost, recipe = COSTS.get(self.device.kind, COSTS["numpy"]), self.recipe
-        calls = 6 + 5 * len(recipe.layers)
+        calls = (6 + 5 * len(recipe.layers)) / networks + (0.6 * len(recipe.layers) if networks > 1 else 0)
         flops = 6 * recipe.batch * sum(layer.n_in * layer.n_out for layer in recipe.layers)
         elements = recipe.batch * sum(4 * layer.n_out for layer in recipe.layers) + 3 * recipe.n_parameters
-        return cost.call * calls + cost.flop * flops + cost.element * elements
+        return networks * (cost.call * calls + cost.flop * flops + cost.element * elements)
 
     def _generated_operations(self) -> float:
         from nnkernels.backends.numba.codegen import choice
@@ -107,7 +128,7 @@ class Plan(Record):
     ----------
     way : str
         "composed": one call a kernel; "generic": the whole run in one compiled program that reads the network's sizes;
-        "generated": in one that is written for this very network.
+        "generated": in one that is written for this very network; "lanes": in one for many networks, one in each lane.
     reason : str
         Why this way.
     work : Work
@@ -142,6 +163,10 @@ class Plan(Record):
             from nnkernels.backends.cupy.codegen import choice
 
             return choice.generated(self.work.recipe).source
+        if self.way == "lanes":
+            from nnkernels.backends.numba.networks import written as lanes
+
+            return lanes(self.work.recipe).source
         from nnkernels.backends.numba.training import written
 
         return written(self.work.recipe, self.way).source
@@ -161,7 +186,7 @@ class Plan(Record):
         lines = [
             f"{self.way} on {work.device}: {self.reason}",
             f"  work       {work.steps:,} steps of {recipe.batch} rows from {work.n_rows:,}, {recipe.dtype}",
-            f"  network    {chain(recipe.layers)}, {recipe.n_parameters:,} parameters",
+            f"  network    {chain(recipe.layers)}, {recipe.n_parameters:,} parameters{_copies(work.networks)}",
             f"  update     {recipe.optimizer} on {recipe.loss}",
             f"  memory     {work.bytes:,} bytes",
             f"  chunk      {self.chunk:,} steps",
@@ -187,12 +212,13 @@ def choose(work: Work, way: str | Plan | None = None) -> Plan:
     absent = {name: why for name in WAYS if (why := why_not(work, name))}
     if way in absent:
         raise PlanError(f'plan="{way}" {absent[way]}. Use plan="composed", or None.')
-    seconds = {name: work.seconds(name) for name in WAYS if name not in absent}
+    seconds = {name: work.seconds(name) for name in WAYS if name not in absent and (name == way or work.offers(name))}
     chosen = way or min(seconds, key=seconds.__getitem__)
     reason = "asked for" if way else "the only way this device has" if len(seconds) == 1 else "predicted to be fastest"
     start = work.start_seconds if chosen == "generated" else 0.0
     step = (seconds[chosen] - start) / work.steps
-    chunk = 2 ** max(0, min(22, int(np.log2(CHUNK_SECONDS / step))))
+    shortest = LANES_CHUNK if chosen == "lanes" else 1  # packing must not take longer than the steps
+    chunk = 2 ** max(0, min(22, int(np.log2(max(CHUNK_SECONDS / step, shortest)))))
     return Plan(chosen, reason, work, chunk, seconds)
 
 
@@ -203,9 +229,13 @@ def why_not(work: Work, way: str) -> str | None:
     if work.device.kind == "cuda" and way == "generated":
         from nnkernels.backends.cupy.codegen import choice as cuda
 
-        return cuda.why_not(work.recipe)
+        return cuda.why_not(work.recipe, work.networks or 1)
     if work.device.kind != "numba":
         return f"is not there on {work.device}"
+    if way == "lanes":
+        return None
+    if work.networks is not None:
+        return "is not there for an ensemble on numba"
     if way == "generic":
         return None
     from nnkernels.backends.numba.codegen import choice
@@ -214,10 +244,14 @@ def why_not(work: Work, way: str) -> str | None:
 
 
 def _difference(planned: Work, actual: Work) -> str:
-    fields = [(name, getattr(planned, name), getattr(actual, name)) for name in ("device", "n_rows", "steps")]
+    fields = [(name, getattr(planned, name), getattr(actual, name)) for name in ("device", "n_rows", "steps", "networks")]
     fields += [(name, getattr(planned.recipe, name), value) for name, value in vars(actual.recipe).items()]
     return "; ".join(f"{name} was {_short(old)}, now {_short(new)}" for name, old, new in fields if old != new)
 
 
 def _short(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _copies(networks: int | None) -> str:
+    return "" if networks is None else f", {networks:,} times"

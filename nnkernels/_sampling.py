@@ -75,3 +75,17 @@ def rows_of_batches(first_step: int, count: int, n_rows: int, batch_size: int, s
     last = per_epoch - 1  # of an epoch
     rows[last - first_step % per_epoch :: per_epoch] = batch_rows(last, n_rows, batch_size, sampling)
     return rows
+
+
+def consecutive(numbers: np.ndarray[Any, Any]) -> list[tuple[slice, int]]:
+    """Return the runs of consecutive numbers: where each one is, and its first number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnkernels._sampling import consecutive
+    >>> consecutive(np.array([3, 4, 9]))
+    [(slice(0, 2, None), 3), (slice(2, 3, None), 9)]
+    """
+    bounds = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)]
+    return [(slice(start, stop), int(numbers[start])) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]

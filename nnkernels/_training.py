@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nnkernels.backends import cupy, numba
     from nnkernels.backends.protocol import Array
 
-    Run = ComposedRun | numba.training.WholeRun | cupy.training.WholeRun
+    Run = ComposedRun | numba.training.WholeRun | numba.networks.LaneRun | cupy.training.WholeRun
 
 LOGS = 100  #: log points of a run, unless told otherwise
 ROWS_AT_ONCE = 8192  #: rows of a forward pass over a whole data set
@@ -196,6 +196,10 @@ def _start(plan: Plan, *args: Any, **kwargs: Any) -> Run:
         return start(plan, *args, **kwargs)
     if plan.way == "composed":
         return ComposedRun(*args, **kwargs)
+    if plan.way == "lanes":
+        from nnkernels.backends.numba.networks import LaneRun
+
+        return LaneRun(*args, **kwargs, plan=plan)
     from nnkernels.backends.numba.training import WholeRun
 
     return WholeRun(*args, **kwargs, plan=plan)
@@ -209,9 +213,16 @@ def describe(
     steps: int | None,
     epochs: int | None,
     sampling: str,
+    networks: int | None = None,
 ) -> Work:
     """Check the size of a run and return what its plan depends on."""
-    n_rows = len(problem.t)
+    n_rows = problem.t.shape[-2]
+    if optimizer.varied and networks is None:
+        names = ", ".join(optimizer.varied)
+        raise ValueError(
+            f"{type(optimizer).__name__}: {names} has a number for each of several networks. "
+            "Use an Ensemble, or give a single network's with optimizer.of(i)."
+        )
     check_sampling(sampling)
     batch_size = n_rows if batch_size is None else _positive("batch_size", batch_size)
     if batch_size > n_rows:
@@ -232,7 +243,8 @@ def describe(
         weighted=problem.weight is not None,
         dtype=network.dtype,
     )
-    return Work(device=network.device, recipe=recipe, n_rows=n_rows, steps=_positive("steps", steps))
+    steps = _positive("steps", steps)
+    return Work(device=network.device, recipe=recipe, n_rows=n_rows, steps=steps, networks=networks)
 
 
 def _run(

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from nnkernels._ensemble_data import Members
     from nnkernels._losses import Loss
     from nnkernels._network import Sequential
     from nnkernels.backends.protocol import Array
 
 Call = Callable[[], None]
+Numbers = list[tuple[Any, int]]
+"""Networks' numbers in the streams of random numbers: where a run of consecutive ones is, and the first of them."""
 
 
 class Dropout(NamedTuple):
     """What a run's dropout masks are a function of, beside the layer."""
 
     seed: int
-    network: int
+    numbers: Numbers
     step: Array  # device scalar
 
 
@@ -30,10 +33,10 @@ class Forward:
 
     Parameters
     ----------
-    network : Sequential
+    network : Sequential or Members
         The network; its parameters are bound, not copied.
     x : Array
-        (batch, n_in).
+        (..., batch, n_in).
     slopes : bool
         Whether to keep each layer's slope, for a backward pass.
     last_activation : bool
@@ -44,7 +47,7 @@ class Forward:
 
     def __init__(
         self,
-        network: Sequential,
+        network: Sequential | Members,
         x: Array,
         *,
         slopes: bool = False,
@@ -56,7 +59,7 @@ class Forward:
         self.inputs = [x]  # of each layer, and the output
         self.slopes: list[Array | None] = []
         for number, layer in enumerate(network.layers):
-            shape = (x.shape[0], layer.n_out)
+            shape = (*x.shape[:-1], layer.n_out)
             z = kernels.empty(shape, network.dtype)
             weight, bias = network.parameters[f"{number}.weight"], network.parameters.get(f"{number}.bias")
             a, slope, name = z, None, layer.activation_name
@@ -74,8 +77,9 @@ class Forward:
                 self.calls.append(partial(activation, z, out=z))
             if dropout and layer.dropout:
                 mask = kernels.empty(shape, network.dtype)
-                key = (dropout.seed, dropout.network, number, dropout.step, layer.dropout)
-                self.calls.append(partial(kernels.dropout_mask, *key, out=mask))
+                for part, first in dropout.numbers:
+                    key = (dropout.seed, first, number, dropout.step, layer.dropout)
+                    self.calls.append(partial(kernels.dropout_mask, *key, out=mask[part]))
                 self.calls.append(partial(kernels.activation_backward, a, mask, out=a))
                 if slope is None:
                     slope = mask
@@ -86,7 +90,7 @@ class Forward:
 
     @property
     def output(self) -> Array:
-        """The last layer's output, (batch, n_out)."""
+        """The last layer's output, (..., batch, n_out)."""
         return self.inputs[-1]
 
 
@@ -95,23 +99,23 @@ class Step:
 
     Parameters
     ----------
-    network : Sequential
+    network : Sequential or Members
         The network.
     loss : Loss
         Its loss.
     x, t, weight : Array
-        (batch, n_in), (batch, n_out), (batch,): each row's factor, the reduction's 1 / batch included.
+        (..., batch, n_in), (..., batch, n_out), (..., batch): each row's factor, the reduction's 1 / batch included.
     gradient : Array
         The flat gradient, written.
     total : Array
-        Device scalar, float64, to which the batch's loss is added.
+        (...), float64, on the device, to which the batch's loss is added.
     dropout : Dropout or None
         Whether, and how, to drop hidden outputs.
     """
 
     def __init__(
         self,
-        network: Sequential,
+        network: Sequential | Members,
         loss: Loss,
         x: Array,
         t: Array,

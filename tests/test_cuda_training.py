@@ -146,7 +146,8 @@ def launched(program, recipe, parameters, data, *, first, shared, rates, steps):
     settings_ = kernels.from_host(setting_values(recipe.settings, recipe, loss, optimizer))
     library = launch.library(program.complete, recipe.dtype, 0, contracted=False)
     arrays = (moved[0], state, total, moved[1], moved[2], None, order, None, kernels.from_host(schedule), settings_)
-    numbers = (7, first, 0, steps, n, 0 if shared else data[0].shape[1], order[0].size, table.size)
+    own = 0 if shared else data[0].shape[1]
+    numbers = (7, first, 0, steps, n, own, own, order[0].size, table.size)
     library.kernel("run")(program.blocks(n), program.threads, *arrays, *numbers)
     return kernels.to_host(moved[0]), kernels.to_host(total)
 

@@ -9,6 +9,9 @@ parameters' bytes in order. Schema 1::
 The tensors are the parameters under their names, "0.weight", "0.bias", ... A network that was trained on a table has
 one more entry, ``"preprocessing"``: an object that says how columns become inputs and outputs become answers, which
 `nnkernels._tables.model.Model` makes and understands. A network keeps it from `load` to `save`.
+
+An ensemble's file has, instead of ``"network"``, the entry ``"networks"``, their number n; its parameters have a leading
+axis n, and beside them stand "numbers", the networks' in the streams of random numbers, and "diverged".
 """
 
 from __future__ import annotations
@@ -28,37 +31,44 @@ from nnkernels._version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nnkernels._ensemble import Ensemble
     from nnkernels._network import Sequential
 
 SCHEMA = 1
 LAYER_FIELDS = ("n_in", "n_out", "activation", "bias", "dropout")
 
 
-def save(network: Sequential, path: str | os.PathLike[str]) -> None:
-    """Write a network; see `Sequential.save`."""
+def save(network: Sequential | Ensemble, path: str | os.PathLike[str]) -> None:
+    """Write a network, or several; see `Sequential.save`."""
     import json
 
     from safetensors.numpy import save as to_bytes
 
+    from nnkernels._network import Sequential
+
     tensors = network.parameters.to_host()
+    if isinstance(network, Sequential):
+        own: dict[str, Any] = {"seed": str(network.key.seed), "network": network.key.network}
+        own |= {} if network.preprocessing is None else {"preprocessing": network.preprocessing}
+    else:
+        own = {"seed": str(network.seed), "networks": network.n}
+        tensors |= {"numbers": network.numbers, "diverged": network.diverged}
     metadata = json.dumps(
         {
             "schema": SCHEMA,
             "version": __version__,
             "dtype": network.dtype,
-            "seed": str(network.key.seed),
-            "network": network.key.network,
             "fits": network.fits,
             "layers": [{name: getattr(layer, name) for name in LAYER_FIELDS} for layer in network.layers],
-            **({} if network.preprocessing is None else {"preprocessing": network.preprocessing}),
+            **own,
         },
         allow_nan=False,
     )
     write_atomically(path, to_bytes(tensors, {"nnkernels": metadata, "sha256": _digest(metadata, tensors)}))
 
 
-def load(path: str | os.PathLike[str], *, device: str | Device | None = None) -> Sequential:
-    """Read a network that `Sequential.save` or `nnkernels train` wrote.
+def load(path: str | os.PathLike[str], *, device: str | Device | None = None) -> Any:
+    """Read a network that `Sequential.save` or `nnkernels train` wrote, or the ensemble of `Ensemble.save`.
 
     Parameters
     ----------
@@ -69,8 +79,8 @@ def load(path: str | os.PathLike[str], *, device: str | Device | None = None) ->
 
     Returns
     -------
-    Sequential
-        With the saved parameters; its next fit draws what the saved network's would have drawn.
+    Sequential or Ensemble
+        With the saved parameters; its next fit draws what the saved one's would have drawn.
 
     Raises
     ------
@@ -90,20 +100,36 @@ def load(path: str | os.PathLike[str], *, device: str | Device | None = None) ->
     """
     from pathlib import Path
 
-    from nnkernels._network import Sequential
-
     metadata, tensors = _read(Path(path))
     device = resolve(device)  # before the `try`: an unavailable device is no fault of the file
     try:
         layers = [Dense(**{name: layer[name] for name in LAYER_FIELDS}) for layer in metadata["layers"]]
-        key = Key(int(metadata["seed"]), int(metadata["network"]))
-        network = Sequential(*layers, device=device, dtype=metadata["dtype"], rng=key)
+        network = (_ensemble if "networks" in metadata else _network)(metadata, tensors, layers, device)
         network.fits = int(metadata["fits"])
         network.parameters.update({name: tensors[name] for name in network.parameters})
-        network.preprocessing = metadata.get("preprocessing")
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ModelFileError(f"{path} is corrupt: its metadata does not describe its tensors ({error})") from error
     return network
+
+
+def _network(metadata: Any, tensors: Any, layers: list[Dense], device: Device) -> Any:
+    from nnkernels._network import Sequential
+
+    key = Key(int(metadata["seed"]), int(metadata["network"]))
+    network = Sequential(*layers, device=device, dtype=metadata["dtype"], rng=key)
+    network.preprocessing = metadata.get("preprocessing")
+    return network
+
+
+def _ensemble(metadata: Any, tensors: Any, layers: list[Dense], device: Device) -> Any:
+    from nnkernels._ensemble import Ensemble
+
+    key, numbers = Key(int(metadata["seed"])), tensors["numbers"].astype(np.int64)
+    if numbers.shape != (int(metadata["networks"]),) or tensors["diverged"].shape != numbers.shape:
+        raise ValueError("numbers and diverged are not as long as networks says")
+    ensemble = Ensemble.restored(layers, key, numbers, device=device, dtype=metadata["dtype"])
+    ensemble.diverged = tensors["diverged"].astype(np.int64)
+    return ensemble
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes, *, private: bool = False) -> None:

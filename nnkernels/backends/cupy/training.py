@@ -236,5 +236,5 @@ class WholeRun:
     def _launch(self, first_step: int, count: int) -> None:
         program, key = self.program, self.network.key.network
         arrays = (self.flat, self.state, self.total, self.data.x, self.data.t, self.weight, self.order, self.counts)
-        numbers = (self.seed, key, first_step, count, 1, 0, 0, 0)
+        numbers = (self.seed, key, first_step, count, 1, 0, 0, 0, 0)
         self.run(program.blocks(1), program.threads, *arrays, self.schedule, self.settings, *numbers)

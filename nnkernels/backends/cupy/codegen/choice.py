@@ -22,6 +22,8 @@ MOST_REGISTERS = 200  #: of a thread, estimated; the hardware has 255, and the e
 CLOCK = 1.7e9  #: Hz
 START = 0.8  #: seconds: NVRTC compiles a program
 NODE_SECONDS = 1.8e-6  #: of a small kernel in a captured graph
+KERNEL_SECONDS = 6e-6  #: of one that is launched by itself: steps of an ensemble are not captured
+NETWORKS_AT_ONCE = 1000  #: that run beside each other without slowing each other down much
 FLOPS, BYTES = 25e12, 3e12  #: a second: float32 products as cuBLAS does them, and memory
 
 # cycles
@@ -38,9 +40,9 @@ def generated(recipe: Recipe, networks: int = 1) -> Whole:
     return min(forms, key=lambda pair: pair[0])[1]()
 
 
-def why_not(recipe: Recipe) -> str | None:
+def why_not(recipe: Recipe, networks: int = 1) -> str | None:
     """Return why there is no whole-run program for a recipe, or None."""
-    if candidates(recipe, 1):
+    if candidates(recipe, networks):
         return None
     return f"is not there for this network: it does not fit into registers, and {block.why_not(recipe)}"
 
@@ -101,11 +103,12 @@ def _update_cycles(recipe: Recipe, parameters: int) -> float:
 
 def seconds(work: Work, way: str) -> float:
     """Predict the seconds of a run."""
-    recipe = work.recipe
+    recipe, networks = work.recipe, work.networks or 1
     if way == "composed":
         nodes = 6 + 6 * len(recipe.layers)
         flops = 6 * recipe.batch * sum(layer.n_in * layer.n_out for layer in recipe.layers)
         moved = 4 * (5 * recipe.n_parameters + recipe.batch * sum(6 * layer.n_out for layer in recipe.layers))
-        return work.steps * (NODE_SECONDS * nodes + flops / FLOPS + moved / BYTES)
-    cycles = min(cycles for cycles, _ in candidates(recipe, 1))
-    return START + work.steps * cycles / CLOCK
+        launched = KERNEL_SECONDS if work.networks else NODE_SECONDS
+        return work.steps * (launched * nodes + networks * (flops / FLOPS + moved / BYTES))
+    cycles = min(cycles for cycles, _ in candidates(recipe, networks))
+    return START + work.steps * cycles * max(1.0, networks / NETWORKS_AT_ONCE) / CLOCK

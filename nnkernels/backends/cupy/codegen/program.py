@@ -14,8 +14,8 @@ from nnkernels.backends.cupy.codegen.text import Text
 from nnkernels.backends.cupy.files import read
 from nnkernels.backends.cupy.printing import activation_function, call_lines, loss_function, optimizer_function
 
-#: Of `run`. Network k of a launch has parameters and state of its own; its data begin at row k * data_rows, its order
-#: and schedule at k * order_network and k * schedule_network: 0 where all networks share them.
+#: Of `run`. Network k of a launch has parameters and state of its own; its data begin at row k * data_rows, its weights
+#: at k * weight_rows, its order and schedule at k * order_network and k * schedule_network: 0 where all share them.
 ARGUMENTS = (
     "real *parameters",  # (networks, P), in the canonical order
     "real *OPTIONAL state",  # (arrays of the optimizer, networks, P)
@@ -33,6 +33,7 @@ ARGUMENTS = (
     "int64 steps",
     "int64 networks",
     "int64 data_rows",
+    "int64 weight_rows",
     "int64 order_network",
     "int64 schedule_network",
 )
@@ -119,7 +120,7 @@ def begin_network(text: Text, recipe: Recipe, own: str) -> None:
     text(
         f"x += {own} * data_rows * {recipe.n_in};",
         f"t += {own} * data_rows * {recipe.n_out};",
-        *[f"weight += {own} * data_rows;"] * recipe.weighted,
+        *[f"weight += {own} * weight_rows;"] * recipe.weighted,
         *[f"order += {own} * order_network;"] * (not recipe.whole),
         f"schedule += {own} * schedule_network;",
     )

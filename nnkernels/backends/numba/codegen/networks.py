@@ -7,6 +7,8 @@ number and nothing else; their parameters, rates, rows and masks are their own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from nnkernels._recipe import Recipe
 from nnkernels.backends.numba.codegen.code import Code, Index, tiles
 from nnkernels.backends.numba.codegen.formulas import function_sources
@@ -18,14 +20,16 @@ ARGUMENTS = {
     "workspace": "reals",  # of this call
     "x": "reals",  # of all rows of all data sets
     "t": "reals",
-    "weight": "reals",  # (rows,), if rows have weights
-    "order": "ints",  # (groups, steps, batch, lanes): where the rows of each batch are; or (groups, batch, lanes)
+    "weight": "reals",  # of all rows, if rows have weights
+    "origins": "ints",  # (groups, 2, lanes): the row at which a network's data begin, and its weights
+    "order": "ints",  # (groups, steps, batch, lanes): the rows of each batch, unless they are drawn here
     "counts": "ints",  # (steps,): how many rows of a batch count
     "schedule": "reals",  # (steps, columns): what changes from step to step; the rate as a factor
     "settings": "reals",  # (groups, 1 + settings, lanes): the rates, then the numbers that a run reads once
     "loss": "doubles",  # (groups, lanes): the sums of the losses so far
     "seed": "int",
-    "numbers": "ints",  # (groups, lanes): of the networks, for dropout
+    "numbers": "ints",  # (groups, lanes): of the networks, in the streams of random numbers
+    "n_rows": "int",
     "first_step": "int",
     "steps": "int",
     "first": "int",  # of the groups of this call
@@ -38,27 +42,41 @@ TILE = 8  #: outputs that share a load of an input
 class Networks:
     """A program for the networks of one recipe.
 
+    Parameters
+    ----------
+    recipe : Recipe
+        What a step of each network computes.
+    lanes : int
+        Of the program's vectors.
+    draws : bool
+        Whether the program draws its rows, independently; else it reads their order, if it needs one.
+    own_data, own_weight : bool
+        Whether each network has data, or row weights, of its own.
+
     Attributes
     ----------
     source : str
         Its text.
-    lanes, workspace : int
-        Of its vectors; reals that a call needs beside its arrays.
-    shared : bool
-        Whether all networks read the same rows: all of them, in their order.
+    workspace : int
+        Reals that a call needs beside its arrays.
+    ordered : bool
+        Whether it reads an order.
     """
 
-    def __init__(self, recipe: Recipe, lanes: int, *, shared: bool) -> None:
-        writer = _Writer(recipe, lanes, shared=shared and recipe.whole)
+    def __init__(
+        self, recipe: Recipe, lanes: int, *, draws: bool = False, own_data: bool = False, own_weight: bool = False
+    ) -> None:
+        writer = _Writer(recipe, lanes, draws=draws, own_data=own_data, own_weight=own_weight)
         self.source, self.lanes, self.workspace = writer.write(), lanes, writer.workspace
-        self.shared = writer.shared
+        self.ordered = not (recipe.whole or draws)
 
 
 class _Writer:
     """Writes a program, layer by layer."""
 
-    def __init__(self, recipe: Recipe, lanes: int, *, shared: bool) -> None:
-        self.recipe, self.lanes, self.shared, self.code = recipe, lanes, shared, Code()
+    def __init__(self, recipe: Recipe, lanes: int, *, draws: bool, own_data: bool, own_weight: bool) -> None:
+        self.recipe, self.lanes, self.code = recipe, lanes, Code()
+        self.draws, self.own_data, self.own_weight = draws, own_data, own_weight
         self.unrolled = recipe.n_parameters <= UNROLLED
         self.at_once = recipe.batch == 1 and not recipe.normed  # a gradient is used where it is computed
         self.places: list[tuple[int, int]] = []  # of each layer's weights and biases
@@ -109,10 +127,11 @@ class _Writer:
             code(f"{name} = parameters + (group * {len(names) * size} + {k * size}) * LANES")
         code(f"own = settings + group * {1 + len(recipe.settings)} * LANES", "rate = load(own, 0)")
         code(*(f"{name} = load(own, {1 + k} * LANES)" for k, name in enumerate(recipe.settings)))
-        if not self.shared:
-            steps = "" if recipe.whole else "steps * "
-            code(f"places = order + group * {steps}{recipe.batch} * LANES")
-        if any(layer.dropout for layer in recipe.layers):
+        if not (recipe.whole or self.draws):
+            code(f"places = order + group * steps * {recipe.batch} * LANES")
+        code(*["origin = load(origins, group * 2 * LANES)"] * self.own_data)
+        code(*["weight_origin = load(origins, (group * 2 + 1) * LANES)"] * self.own_weight)
+        if self.draws or any(layer.dropout for layer in recipe.layers):
             code("network = load(numbers, group * LANES)")
         code("losses = load(loss, group * LANES)")
 
@@ -150,29 +169,44 @@ class _Writer:
             self._gradient(number)
 
     def _inputs(self, row: Index) -> None:
+        code, n_in = self.code, self.recipe.n_in
+        self._place(row)
+        for k in self._loop("k", n_in):
+            if self._same_rows:
+                code(f"store(inputs, {k} * LANES, splat(x[{row} * {n_in} + {k}]))")
+            else:
+                code(f"store(inputs, {k} * LANES, gather(x, place * {n_in} + {k}))")
+
+    @property
+    def _same_rows(self) -> bool:
+        """Whether all networks read the same rows: all of them, in their order."""
+        return self.recipe.whole and not self.own_data
+
+    def _place(self, row: Index) -> None:
+        """Write where a row of each network is, and its weight."""
         code, recipe = self.code, self.recipe
-        if self.shared:
-            for k in self._loop("k", recipe.n_in):
-                code(f"store(inputs, {k} * LANES, splat(x[{row} * {recipe.n_in} + {k}]))")
-            return
-        step = "" if recipe.whole else f"step * {recipe.batch} + "
-        code(f"place = load(places, ({step}{row}) * LANES)", f"start = place * {recipe.n_in}")
-        for k in self._loop("k", recipe.n_in):
-            code(f"store(inputs, {k} * LANES, gather(x, start + {k}))")
+        if recipe.whole:
+            code(f"place = splat({row})")
+        elif self.draws:
+            code(f"high, low = pair(seed, 0, network, splat(first_step + step), splat({row}))")
+            code("place = (high * n_rows + (low * n_rows >> 32)) >> 32")
+        else:
+            code(f"place = load(places, (step * {recipe.batch} + {row}) * LANES)")
+        if recipe.weighted:
+            code(f"weighed = {'place + weight_origin' if self.own_weight else 'place'}")
+        code(*["place = place + origin"] * self.own_data)
 
     def target(self, row: Index, j: Index) -> str:
         """Return a vector of targets."""
         n = self.recipe.n_out
-        return f"splat(t[{row} * {n} + {j}])" if self.shared else f"gather(t, place * {n} + {j})"
+        return f"splat(t[{row} * {n} + {j}])" if self._same_rows else f"gather(t, place * {n} + {j})"
 
     def factor(self, row: Index) -> str:
         """Return what a row's loss is multiplied by."""
         recipe = self.recipe
         if recipe.factor is not None:
             return f"splat(real({recipe.factor!r}))"
-        factor = "splat(share)"
-        if recipe.weighted:
-            factor = f"share * splat(weight[{row}])" if self.shared else "share * gather(weight, place)"
+        factor = "share * gather(weight, weighed)" if recipe.weighted else "splat(share)"
         return f"where(splat({row}) < splat(counts[step]), {factor}, 0.0)"
 
     def _input(self, number: int, k: Index) -> str:
@@ -280,7 +314,7 @@ class _Writer:
             code(f"ratio = load(gradients, {i} * LANES) / unit", "squares = fma(ratio, ratio, squares)")
         code("shrink = norm_scale(squares, unit, clip_norm)")
 
-    def _loop(self, name: str, stop: Index, step: int = 1, start: Index = 0):  # type: ignore[no-untyped-def]
+    def _loop(self, name: str, stop: Index, step: int = 1, start: Index = 0) -> Iterator[Index]:
         """Loop, unrolled if everything is."""
         return self.code.range(name, stop, step, start=start, unroll=self.unrolled)
 
@@ -309,7 +343,7 @@ class _Loss:
             self._softmax_backward()
         code("losses = losses + double(row_sum * factor)")
 
-    def _outputs(self):  # type: ignore[no-untyped-def]
+    def _outputs(self) -> Iterator[Index]:
         return self.writer._loop("j", self.recipe.n_out)
 
     def _at(self, array: str, j: Index) -> str:
