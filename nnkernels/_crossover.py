@@ -39,5 +39,5 @@ COSTS = {
     "numba": Cost(call=1.0e-6, flop=0.5e-11, element=0.3e-9),
     "generic": Cost(call=50e-9, operation=0.17e-9),
     "generated": Cost(start=0.06, layer=0.12, call=5e-9, operation=0.3e-9),
-    "lanes": Cost(start=0.3, call=10e-9, operation=0.5e-9),
+    "lanes": Cost(start=0.3, call=10e-9, operation=0.3e-9),
 }

@@ -195,8 +195,9 @@ class Ensemble:
             network.fits = self.fits
             return network
         chosen = index if isinstance(index, slice) else np.asarray(index)
-        numbers = self.numbers[chosen]
-        if numbers.ndim != 1 or not len(numbers):
+        known = isinstance(chosen, slice) or (chosen.ndim == 1 and chosen.dtype.kind in "iub")
+        numbers = self.numbers[chosen] if known else ()
+        if not len(numbers):
             raise IndexError(f"an index picks one network, or some of them; {index!r} does not")
         settings = {"device": self.device, "dtype": self.dtype, "precision": self.precision}
         picked = Ensemble.restored(self.layers, Key(self.seed), numbers, **settings)

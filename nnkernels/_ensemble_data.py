@@ -81,9 +81,7 @@ class Problem(Record):
         t = resolved.targets(flat_y, ensemble.n_out, ensemble.dtype, f"{whose}y")
         t = t.reshape(n, -1, t.shape[-1]) if own_y else t
         if rows.shape[-2] != t.shape[-2]:
-            raise ShapeError(
-                f"{whose}x has {rows.shape[-2]} rows and {whose}y has {t.shape[-2]}; they must be as long"
-            )
+            raise ShapeError(f"{whose}x has {rows.shape[-2]} rows and {whose}y has {t.shape[-2]}; they must be as long")
         if not t.shape[-2]:
             raise DataError(f"{whose}x and {whose}y have no rows")
         weight = _weights(resolved, t, sample_weight, n, f"{whose}sample_weight", ensemble.dtype)

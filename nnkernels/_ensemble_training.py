@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from nnkernels import _losses, _optimizers
+from nnkernels import _optimizers
 from nnkernels._callbacks import Callback, EarlyStopping, Progress, check_callbacks
 from nnkernels._composed import Data
 from nnkernels._ensemble_data import Evaluation, Problem

@@ -98,14 +98,16 @@ class Work(Record):
 
         cost, networks = COSTS["lanes"], self.networks or 1
         step = self._step(cost, choice.networks_operations(self.recipe))
-        return cost.start + self.steps * step * (networks / LANES[self.recipe.dtype] / TWO_THREADS if self.networks else 1)
+        return cost.start + self.steps * step * (
+            networks / LANES[self.recipe.dtype] / TWO_THREADS if self.networks else 1
+        )
 
     def _step(self, cost: Cost, operations: float) -> float:
         return cost.call + cost.operation * operations
 
     def _composed_step(self, networks: int = 1) -> float:
         cost, recipe = COSTS.get(self.device.kind, COSTS["numpy"]), self.recipe
-        calls = (6 + 5 * len(recipe.layers)) / networks + (0.6 * len(recipe.layers) if networks > 1 else 0)
+        calls = (6 + 5 * len(recipe.layers)) / networks + (4.0 * len(recipe.layers) if self.networks else 0)
         flops = 6 * recipe.batch * sum(layer.n_in * layer.n_out for layer in recipe.layers)
         elements = recipe.batch * sum(4 * layer.n_out for layer in recipe.layers) + 3 * recipe.n_parameters
         return networks * (cost.call * calls + cost.flop * flops + cost.element * elements)
@@ -244,7 +246,9 @@ def why_not(work: Work, way: str) -> str | None:
 
 
 def _difference(planned: Work, actual: Work) -> str:
-    fields = [(name, getattr(planned, name), getattr(actual, name)) for name in ("device", "n_rows", "steps", "networks")]
+    fields = [
+        (name, getattr(planned, name), getattr(actual, name)) for name in ("device", "n_rows", "steps", "networks")
+    ]
     fields += [(name, getattr(planned.recipe, name), value) for name, value in vars(actual.recipe).items()]
     return "; ".join(f"{name} was {_short(old)}, now {_short(new)}" for name, old, new in fields if old != new)
 

@@ -52,6 +52,7 @@ def save(network: Sequential | Ensemble, path: str | os.PathLike[str]) -> None:
         own |= {} if network.preprocessing is None else {"preprocessing": network.preprocessing}
     else:
         own = {"seed": str(network.seed), "networks": network.n}
+        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}  # views of (n, P) are not
         tensors |= {"numbers": network.numbers, "diverged": network.diverged}
     metadata = json.dumps(
         {

@@ -113,7 +113,10 @@ def rows_operations(recipe: Recipe, lanes: int) -> float:
 def networks_operations(recipe: Recipe) -> float:
     """Vector operations of a step of the networks of a group, one in each lane."""
     units = sum(layer.n_out for layer in recipe.layers)
-    return recipe.batch * (5.0 * recipe.n_parameters + 30.0 * units) + (4.0 + 12.0 * len(recipe.state)) * recipe.n_parameters
+    return (
+        recipe.batch * (5.0 * recipe.n_parameters + 30.0 * units)
+        + (4.0 + 12.0 * len(recipe.state)) * recipe.n_parameters
+    )
 
 
 def _state_operations(recipe: Recipe, lanes: int) -> float:

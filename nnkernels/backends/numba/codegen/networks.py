@@ -8,9 +8,10 @@ number and nothing else; their parameters, rates, rows and masks are their own.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 from nnkernels._recipe import Recipe
-from nnkernels.backends.numba.codegen.code import Code, Index, tiles
+from nnkernels.backends.numba.codegen.code import Code, Index, plus, tiles
 from nnkernels.backends.numba.codegen.formulas import function_sources
 from nnkernels.backends.numba.codegen.program import array_names, dropout_constants, write_update
 
@@ -37,6 +38,7 @@ ARGUMENTS = {
 }
 UNROLLED = 150  #: parameters of a network whose program is unrolled altogether
 TILE = 8  #: outputs that share a load of an input
+ROWS = 4  #: rows that share a load of a weight
 
 
 class Networks:
@@ -78,6 +80,7 @@ class _Writer:
         self.recipe, self.lanes, self.code = recipe, lanes, Code()
         self.draws, self.own_data, self.own_weight = draws, own_data, own_weight
         self.unrolled = recipe.n_parameters <= UNROLLED
+        self.rows, self.tile = (1, TILE) if self.unrolled or recipe.batch == 1 else (ROWS, TILE // ROWS * 2)
         self.at_once = recipe.batch == 1 and not recipe.normed  # a gradient is used where it is computed
         self.places: list[tuple[int, int]] = []  # of each layer's weights and biases
         place = 0
@@ -105,10 +108,10 @@ class _Writer:
 
     def _arrays(self) -> list[tuple[str, int, str]]:
         """Return name, number of vectors and meaning of a call's own arrays."""
-        arrays = [("inputs", self.recipe.n_in, "a row of each network")]
+        arrays = [("inputs", self.rows * self.recipe.n_in, "some rows of each network")]
         for number, layer in enumerate(self.recipe.layers):
-            arrays.append((f"a{number}", layer.n_out, f"layer {number}'s outputs"))
-            arrays.append((f"s{number}", layer.n_out, "its slopes, then its deltas"))
+            arrays.append((f"a{number}", self.rows * layer.n_out, f"layer {number}'s outputs"))
+            arrays.append((f"s{number}", self.rows * layer.n_out, "its slopes, then its deltas"))
         if not self.at_once:
             arrays.append(("gradients", self.recipe.n_parameters, "of a batch"))
         return arrays
@@ -116,7 +119,7 @@ class _Writer:
     def _write_arrays(self) -> None:
         place = 0
         for name, size, what in self._arrays():
-            self.code((f"{name} = buffer({size * self.lanes})" if self.unrolled else f"{name} = workspace + {place}"))
+            self.code(f"{name} = buffer({size * self.lanes})" if self.unrolled else f"{name} = workspace + {place}")
             self.code(f"# {name}: {what}, ({size}, {self.lanes})")
             place += size * self.lanes
 
@@ -143,96 +146,101 @@ class _Writer:
             value = f"schedule[step * {len(recipe.scheduled)} + {k}]"
             code(f"{name} = rate * {value}" if name == "lr" else f"{name} = {value}")
         if self.at_once:
-            self._row(0)
+            self._rows(0, 1)
             return
         for i in self._loop("i", recipe.n_parameters):
             code(f"store(gradients, {i} * LANES, splat(0.0))")
-        for row in code.range("row", recipe.batch):
-            self._row(row)
+        for first, stop, n in tiles(recipe.batch, self.rows):
+            for row in code.range("row", stop, n, start=first):
+                self._rows(row, n)
         self._updates()
 
-    def _row(self, row: Index) -> None:
-        """Write a row's way through the networks and back."""
+    def _rows(self, row: Index, n: int) -> None:
+        """Write the way of n rows through the networks and back: what is loaded of the networks serves all of them."""
         recipe = self.recipe
-        self._inputs(row)
+        for r in range(n):
+            self._inputs(plus(row, r), r)
         for number in range(len(recipe.layers)):
             self.code("", f"# layer {number} forward")
-            self._forward(number)
+            self._forward(number, n)
             if number < len(recipe.layers) - 1:
-                self._activate(number, row)
-        self.code("", "# loss")
-        _Loss(self).write(row)
+                self._activate(number, row, n)
+        for r in range(n):
+            self.code("", "# loss")
+            _Loss(self, r).write(plus(row, r))
         for number in reversed(range(len(recipe.layers))):
             self.code("", f"# layer {number} backward")
             if number:
-                self._backward(number)
-            self._gradient(number)
+                self._backward(number, n)
+            self._gradient(number, n)
 
-    def _inputs(self, row: Index) -> None:
+    def _inputs(self, row: Index, r: int) -> None:
         code, n_in = self.code, self.recipe.n_in
-        self._place(row)
+        self._place(row, r)
         for k in self._loop("k", n_in):
             if self._same_rows:
-                code(f"store(inputs, {k} * LANES, splat(x[{row} * {n_in} + {k}]))")
+                code(f"store(inputs, ({r * n_in} + {k}) * LANES, splat(x[{row} * {n_in} + {k}]))")
             else:
-                code(f"store(inputs, {k} * LANES, gather(x, place * {n_in} + {k}))")
+                code(f"store(inputs, ({r * n_in} + {k}) * LANES, gather(x, place{r} * {n_in} + {k}))")
 
     @property
     def _same_rows(self) -> bool:
         """Whether all networks read the same rows: all of them, in their order."""
         return self.recipe.whole and not self.own_data
 
-    def _place(self, row: Index) -> None:
+    def _place(self, row: Index, r: int) -> None:
         """Write where a row of each network is, and its weight."""
         code, recipe = self.code, self.recipe
         if recipe.whole:
-            code(f"place = splat({row})")
+            code(f"place{r} = splat({row})")
         elif self.draws:
             code(f"high, low = pair(seed, 0, network, splat(first_step + step), splat({row}))")
-            code("place = (high * n_rows + (low * n_rows >> 32)) >> 32")
+            code(f"place{r} = (high * n_rows + (low * n_rows >> 32)) >> 32")
         else:
-            code(f"place = load(places, (step * {recipe.batch} + {row}) * LANES)")
+            code(f"place{r} = load(places, (step * {recipe.batch} + {row}) * LANES)")
         if recipe.weighted:
-            code(f"weighed = {'place + weight_origin' if self.own_weight else 'place'}")
-        code(*["place = place + origin"] * self.own_data)
+            code(f"weighed{r} = {f'place{r} + weight_origin' if self.own_weight else f'place{r}'}")
+        code(*[f"place{r} = place{r} + origin"] * self.own_data)
 
-    def target(self, row: Index, j: Index) -> str:
+    def target(self, row: Index, r: int, j: Index) -> str:
         """Return a vector of targets."""
         n = self.recipe.n_out
-        return f"splat(t[{row} * {n} + {j}])" if self._same_rows else f"gather(t, place * {n} + {j})"
+        return f"splat(t[{row} * {n} + {j}])" if self._same_rows else f"gather(t, place{r} * {n} + {j})"
 
-    def factor(self, row: Index) -> str:
+    def factor(self, row: Index, r: int) -> str:
         """Return what a row's loss is multiplied by."""
         recipe = self.recipe
         if recipe.factor is not None:
             return f"splat(real({recipe.factor!r}))"
-        factor = "share * gather(weight, weighed)" if recipe.weighted else "splat(share)"
+        factor = f"share * gather(weight, weighed{r})" if recipe.weighted else "splat(share)"
         return f"where(splat({row}) < splat(counts[step]), {factor}, 0.0)"
 
-    def _input(self, number: int, k: Index) -> str:
-        return f"load({f'a{number - 1}' if number else 'inputs'}, {k} * LANES)"
+    def _input(self, number: int, r: int, k: Index) -> str:
+        array = f"a{number - 1}" if number else "inputs"
+        return f"load({array}, ({r * self.recipe.layers[number].n_in} + {k}) * LANES)"
 
-    def _forward(self, number: int) -> None:
+    def _forward(self, number: int, n: int) -> None:
         """Write z of a layer, a tile of outputs at a time."""
         code, layer, (weight, bias) = self.code, self.recipe.layers[number], self.places[number]
-        for first, stop, size in tiles(layer.n_out, TILE):
+        for first, stop, size in tiles(layer.n_out, self.tile):
             for j0 in self._loop("j0", stop, size, first):
                 for j in range(size):
-                    start = f"load(w, ({bias} + {j0} + {j}) * LANES)" if layer.bias else "splat(0.0)"
-                    code(f"z{j} = {start}")
+                    code(f"start = load(w, ({bias} + {j0} + {j}) * LANES)" if layer.bias else "start = splat(0.0)")
+                    code(*(f"z{j}_{r} = start" for r in range(n)))
                 for k in self._loop("k", layer.n_in):
-                    code(f"input = {self._input(number, k)}")
+                    code(*(f"input{r} = {self._input(number, r, k)}" for r in range(n)))
                     for j in range(size):
-                        place = f"({weight} + {k} * {layer.n_out} + {j0} + {j}) * LANES"
-                        code(f"z{j} = fma(load(w, {place}), input, z{j})")
-                code(*(f"store(a{number}, ({j0} + {j}) * LANES, z{j})" for j in range(size)))
+                        code(f"weight_kj = load(w, ({weight} + {k} * {layer.n_out} + {j0} + {j}) * LANES)")
+                        code(*(f"z{j}_{r} = fma(weight_kj, input{r}, z{j}_{r})" for r in range(n)))
+                for j, r in product(range(size), range(n)):
+                    code(f"store(a{number}, ({r * layer.n_out} + {j0} + {j}) * LANES, z{j}_{r})")
 
-    def _activate(self, number: int, row: Index) -> None:
+    def _activate(self, number: int, row: Index, n: int) -> None:
         code, layer = self.code, self.recipe.layers[number]
         name, words = layer.activation_name, dropout_constants(layer.dropout)
         if name == "identity" and not layer.dropout:
             return  # `_backward` knows
-        for j in self._loop("j", layer.n_out):
+        for j in self._loop("j", n * layer.n_out):
             z = f"load(a{number}, {j} * LANES)"
             code(*([f"a = {z}", "s = splat(1.0)"] if name == "identity" else [f"a, s = {name}_forward({z})"]))
             if layer.dropout:
@@ -241,39 +249,47 @@ class _Writer:
                 code("a = a * mask", "s = s * mask")
             code(f"store(a{number}, {j} * LANES, a)", f"store(s{number}, {j} * LANES, s)")
 
-    def _backward(self, number: int) -> None:
+    def _backward(self, number: int, n: int) -> None:
         """Write the deltas of the layer below, a tile of its units at a time."""
         code, layer, below = self.code, self.recipe.layers[number], self.recipe.layers[number - 1]
         weight, plain = self.places[number][0], below.activation_name == "identity" and not below.dropout
-        for first, stop, size in tiles(layer.n_in, TILE):
+        for first, stop, size in tiles(layer.n_in, self.tile):
             for k0 in self._loop("k0", stop, size, first):
-                code(*(f"z{k} = splat(0.0)" for k in range(size)))
+                code(*(f"z{k}_{r} = splat(0.0)" for k in range(size) for r in range(n)))
                 for j in self._loop("j", layer.n_out):
-                    code(f"d = load(s{number}, {j} * LANES)")
+                    code(*(f"d{r} = load(s{number}, ({r * layer.n_out} + {j}) * LANES)" for r in range(n)))
                     for k in range(size):
-                        place = f"({weight} + ({k0} + {k}) * {layer.n_out} + {j}) * LANES"
-                        code(f"z{k} = fma(load(w, {place}), d, z{k})")
-                for k in range(size):
-                    slope = "" if plain else f" * load(s{number - 1}, ({k0} + {k}) * LANES)"
-                    code(f"store(s{number - 1}, ({k0} + {k}) * LANES, z{k}{slope})")
+                        code(f"weight_kj = load(w, ({weight} + ({k0} + {k}) * {layer.n_out} + {j}) * LANES)")
+                        code(*(f"z{k}_{r} = fma(weight_kj, d{r}, z{k}_{r})" for r in range(n)))
+                for k, r in product(range(size), range(n)):
+                    place = f"({r * layer.n_in} + {k0} + {k}) * LANES"
+                    slope = "" if plain else f" * load(s{number - 1}, {place})"
+                    code(f"store(s{number - 1}, {place}, z{k}_{r}{slope})")
 
-    def _gradient(self, number: int) -> None:
+    def _gradient(self, number: int, n: int) -> None:
         """Write a layer's gradients: added to those of the batch, or used at once."""
         code, layer, (weight, bias) = self.code, self.recipe.layers[number], self.places[number]
-        for j in self._loop("j", layer.n_out):
-            code(f"d = load(s{number}, {j} * LANES)")
-            for k in self._loop("k", layer.n_in):
-                product = f"{self._input(number, k)} * d"
-                self._use(f"({weight} + {k} * {layer.n_out} + {j}) * LANES", product, "weight")
-            if layer.bias:
-                self._use(f"({bias} + {j}) * LANES", "d", "bias")
+        for first, stop, size in tiles(layer.n_out, 1 if self.at_once else self.tile):
+            for j0 in self._loop("j0", stop, size, first):
+                for j, r in product(range(size), range(n)):
+                    code(f"d{j}_{r} = load(s{number}, ({r * layer.n_out} + {j0} + {j}) * LANES)")
+                for k in self._loop("k", layer.n_in):
+                    code(*(f"input{r} = {self._input(number, r, k)}" for r in range(n)))
+                    for j in range(size):
+                        place = f"({weight} + {k} * {layer.n_out} + {j0} + {j}) * LANES"
+                        self._use(place, [f"input{r} * d{j}_{r}" for r in range(n)], "weight")
+                if layer.bias:
+                    for j in range(size):
+                        self._use(f"({bias} + {j0} + {j}) * LANES", [f"d{j}_{r}" for r in range(n)], "bias")
 
-    def _use(self, place: str, gradient: str, kind: str) -> None:
+    def _use(self, place: str, gradients: list[str], kind: str) -> None:
+        """Write what becomes of the gradients that the rows give."""
         if self.at_once:
-            self.code(f"gradient = {gradient}")
+            self.code(f"gradient = {gradients[0]}")
             write_update(self.recipe, self.code, place, "gradient", kind)
-        else:
-            self.code(f"store(gradients, {place}, load(gradients, {place}) + {gradient})")
+            return
+        self.code(f"gradient = load(gradients, {place})", *(f"gradient = gradient + {one}" for one in gradients))
+        self.code(f"store(gradients, {place}, gradient)")
 
     # ---- updates -----------------------------------------------------------------------------------------------------
 
@@ -322,15 +338,16 @@ class _Writer:
 class _Loss:
     """Writes the loss of a row, and its slopes into the place of the last layer's."""
 
-    def __init__(self, writer: _Writer) -> None:
-        self.writer, self.recipe, self.code = writer, writer.recipe, writer.code
+    def __init__(self, writer: _Writer, r: int) -> None:
+        self.writer, self.recipe, self.code, self.r = writer, writer.recipe, writer.code, r
         last = len(writer.recipe.layers) - 1
-        self.z, self.d = f"a{last}", f"s{last}"
+        start = f" + {r * writer.recipe.n_out * writer.lanes}" if r else ""
+        self.z, self.d = f"a{last}{start}", f"s{last}{start}"
 
     def write(self, row: Index) -> None:
         """Write the loss of a row."""
         code, recipe = self.code, self.recipe
-        code(f"factor = {self.writer.factor(row)}", "row_sum = splat(0.0)")
+        code(f"factor = {self.writer.factor(row, self.r)}", "row_sum = splat(0.0)")
         if recipe.last_activation == "softmax":
             self._exponentials()
             for j in self._outputs():
@@ -357,7 +374,7 @@ class _Loss:
         for j in self._outputs():
             z = self._at(self.z, j)
             code(f"p, slope = {recipe.last_activation}_forward({z})" if squashed else f"p = {z}")
-            code(f"e, error = {recipe.loss}(p, {self.writer.target(row, j)}, real({recipe.n_out}.0){scalars})")
+            code(f"e, error = {recipe.loss}(p, {self.writer.target(row, self.r, j)}, real({recipe.n_out}.0){scalars})")
             code("row_sum = row_sum + e", *(["error = error * slope"] * squashed))
             code(f"store({self.d}, {j} * LANES, error * factor)")
 
@@ -378,12 +395,12 @@ class _Loss:
         self._exponentials()
         code("others = splat(0.0)", "label = splat(-1.0)", "shift = splat(0.0)")
         for j in self._outputs():
-            code(f"e = {self._at(self.d, j)}", f"target = {self.writer.target(row, j)}")
+            code(f"e = {self._at(self.d, j)}", f"target = {self.writer.target(row, self.r, j)}")
             code("others = others + e * (1 - target)", "label = label + e * target")
             code(f"shift = shift + where(target > 0, target * ({self._at(self.z, j)} - top), 0.0)")
         code("row_sum = log1p(others + label) - shift", "scale = scale * factor")
         for j in self._outputs():
-            code(f"target = {self.writer.target(row, j)}", f"e = {self._at(self.d, j)}")
+            code(f"target = {self.writer.target(row, self.r, j)}", f"e = {self._at(self.d, j)}")
             code(f"store({self.d}, {j} * LANES, scale * (e * (1 - target) - target * others))")
 
     def _softmax_backward(self) -> None:
