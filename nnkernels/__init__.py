@@ -62,5 +62,7 @@ from nnkernels._schedules import InverseScaling as InverseScaling
 from nnkernels._schedules import Schedule as Schedule
 from nnkernels._schedules import StepSchedule as StepSchedule
 from nnkernels._schedules import WarmUp as WarmUp
+from nnkernels._sweep import SweepResult as SweepResult
+from nnkernels._sweep import sweep as sweep
 from nnkernels._training import History as History
 from nnkernels._version import __version__ as __version__

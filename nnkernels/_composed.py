@@ -63,7 +63,8 @@ class ComposedRun:
         sampling: str,
         seed: int,
     ) -> None:
-        self.network, self.loss, self.optimizer, self.data = network, loss, optimizer, data
+        self.network: Any = network
+        self.loss, self.optimizer, self.data = loss, optimizer, data
         self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
         kernels, dtype, flat = network.device.kernels, network.dtype, network.parameters.flat
         self.kernels, self.flat = kernels, flat

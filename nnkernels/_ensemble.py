@@ -85,7 +85,7 @@ class Ensemble:
         self._first = Sequential(*layers, device=device, dtype=dtype, rng=key, precision=precision)
         self.seed, self.fits = key.seed, 0
         self.numbers = key.network + np.arange(size)  # of the networks, in the streams of random numbers
-        self._parameters = self._on_device(_initial(self.layers, self.seed, self.numbers, self.dtype))
+        self._parameters = self._on_device(initial_parameters(self.layers, self.seed, self.numbers, self.dtype))
         self.losses: Host = np.empty((size, 0))
         self.diverged: Host = np.full(size, -1, np.int64)
 
@@ -196,7 +196,7 @@ class Ensemble:
             return network
         chosen = index if isinstance(index, slice) else np.asarray(index)
         known = isinstance(chosen, slice) or (chosen.ndim == 1 and chosen.dtype.kind in "iub")
-        numbers = self.numbers[chosen] if known else ()
+        numbers = self.numbers[chosen] if known else np.empty(0, np.int64)
         if not len(numbers):
             raise IndexError(f"an index picks one network, or some of them; {index!r} does not")
         settings = {"device": self.device, "dtype": self.dtype, "precision": self.precision}
@@ -474,7 +474,7 @@ class Ensemble:
         return np.concatenate(found, axis=-2)
 
 
-def _initial(layers: tuple[Dense, ...], seed: int, numbers: Host, dtype: str) -> Host:
+def initial_parameters(layers: tuple[Dense, ...], seed: int, numbers: Host, dtype: str) -> Host:
     """Return the initial parameters of each network, (n, P): those of a Sequential with its key."""
     layout = Layout(layers)
     flat = np.empty((len(numbers), layout.size), dtype)

@@ -55,7 +55,12 @@ class BoundRun:
     ) -> None:
         self.plan, self.ensemble, self.rows, self.kernels = plan, ensemble, rows, ensemble.device.kernels
         self.loss, self.optimizer, self.data = loss, optimizer, data
-        self.settings = {"batch_size": batch_size, "sampling": sampling, "seed": seed, "steps": plan.work.steps}
+        self.settings: dict[str, Any] = {
+            "batch_size": batch_size,
+            "sampling": sampling,
+            "seed": seed,
+            "steps": plan.work.steps,
+        }
         shape = len(rows), ensemble.n_parameters
         self.state = {name: np.zeros(shape, ensemble.dtype) for name in optimizer.state}
         self.bound: Bound | None = None

@@ -148,8 +148,8 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("momentum", lambda momentum: 0 <= momentum < 1, "in [0, 1)")
-        moving = any(self.momentum) if isinstance(self.momentum, tuple) else self.momentum
-        self._check("nesterov", lambda nesterov: not nesterov or bool(moving), "False where momentum is 0")
+        moving = bool(np.any(self.momentum))
+        self._check("nesterov", lambda nesterov: not nesterov or moving, "False where momentum is 0")
 
     @property
     def kernel(self) -> str:

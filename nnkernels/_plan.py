@@ -234,11 +234,9 @@ def why_not(work: Work, way: str) -> str | None:
         return cuda.why_not(work.recipe, work.networks or 1)
     if work.device.kind != "numba":
         return f"is not there on {work.device}"
-    if way == "lanes":
-        return None
-    if work.networks is not None:
+    if work.networks is not None and way != "lanes":
         return "is not there for an ensemble on numba"
-    if way == "generic":
+    if way in ("lanes", "generic"):
         return None
     from nnkernels.backends.numba.codegen import choice
 

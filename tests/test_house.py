@@ -81,6 +81,7 @@ ERRORS_AND_RECORDS = {name for name in PUBLIC if inspect.isclass(getattr(nnk, na
     "DeviceStatus",  # what `devices` returns
     "EnsembleHistory",
     "EnsembleProgress",
+    "SweepResult",
     "History",  # what `fit` returns
     "Plan",
     "Progress",

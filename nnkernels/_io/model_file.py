@@ -10,8 +10,8 @@ The tensors are the parameters under their names, "0.weight", "0.bias", ... A ne
 one more entry, ``"preprocessing"``: an object that says how columns become inputs and outputs become answers, which
 `nnkernels._tables.model.Model` makes and understands. A network keeps it from `load` to `save`.
 
-An ensemble's file has, instead of ``"network"``, the entry ``"networks"``, their number n; its parameters have a leading
-axis n, and beside them stand "numbers", the networks' in the streams of random numbers, and "diverged".
+An ensemble's file has, instead of ``"network"``, the entry ``"networks"``, their number n; its parameters have a
+leading axis n, and beside them stand "numbers", the networks' in the streams of random numbers, and "diverged".
 """
 
 from __future__ import annotations

@@ -104,17 +104,19 @@ class Launches:
     ) -> None:
         """Launch the networks of a part; the state is put together, as the program wants it, and taken apart again."""
         n, recipe, arrays = part.stop - part.start, self.recipe, self.arrays
-        state = kernels.empty((len(recipe.state), n, recipe.n_parameters), recipe.dtype) if recipe.state else None
+        shape = len(recipe.state), n, recipe.n_parameters
+        state: Any = kernels.empty(shape, recipe.dtype) if recipe.state else None
         for k, name in enumerate(recipe.state):
             kernels.copy(arrays[name][part], out=state[k])
         x, t, weight = self.data
         own = [array[part] if array is not None and array.ndim == 3 else array for array in (x, t, weight)]
         weight = None if own[2] is None else own[2].reshape(-1)
-        passed = (arrays["parameters"][part], state, arrays["total"][part], own[0], own[1], weight)
-        passed += (None if order is None else order[part], counts, schedule[part], self.settings)
+        networks = (arrays["parameters"][part], state, arrays["total"][part])
+        order = None if order is None else order[part]
+        passed = (*networks, own[0], own[1], weight, order, counts, schedule[part], self.settings)
         strides = (self.n_rows * self.own_data, self.n_rows * self.own_weight)
-        strides += (0 if order is None else count * self.batch_size, count * len(recipe.scheduled))
+        steps = (0 if order is None else count * self.batch_size, count * len(recipe.scheduled))
         program = self.program
-        self.run(program.blocks(n), program.threads, *passed, self.seed, number, first_step, count, n, *strides)
+        self.run(program.blocks(n), program.threads, *passed, self.seed, number, first_step, count, n, *strides, *steps)
         for k, name in enumerate(recipe.state):
             kernels.copy(state[k], out=arrays[name][part])

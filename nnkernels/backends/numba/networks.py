@@ -244,7 +244,7 @@ class LaneRun:
     ) -> None:
         self.network, self.flat = network, network.parameters.flat
         one, number = np.zeros(1, np.int64), np.array([network.key.network], np.int64)
-        settings = {"batch_size": batch_size, "sampling": sampling, "seed": seed}
+        settings: dict[str, Any] = {"batch_size": batch_size, "sampling": sampling, "seed": seed}
         self.run = NetworksRun(plan, self.flat[None], one, number, loss, optimizer, data, **settings)
         self.loss, self.good = 0.0, True
 
@@ -284,4 +284,5 @@ def _array(pool: dict[str, Host], name: str, shape: tuple[int, ...], dtype: Any)
     if name not in pool or pool[name].size < size + 64:
         pool[name] = np.empty(size + 64, np.uint8)
     start = -pool[name].ctypes.data % 64
-    return pool[name][start : start + size].view(dtype).reshape(shape)
+    array: Host = pool[name][start : start + size].view(dtype).reshape(shape)
+    return array

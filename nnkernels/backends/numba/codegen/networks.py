@@ -1,8 +1,8 @@
 """Whole-run programs for many networks: a network in each lane.
 
 Every number of every network is a lane of a vector, and nothing ever crosses lanes: the program is the plain algorithm
-for one network, and what a lane computes does not depend on its neighbors. Networks of one group of lanes share a step's
-number and nothing else; their parameters, rates, rows and masks are their own.
+for one network, and what a lane computes does not depend on its neighbors. Networks of one group of lanes share the
+number of a step and nothing else; their parameters, rates, rows and masks are their own.
 """
 
 from __future__ import annotations
