@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import nnkernels as nnk
+from benchmarks.many import Many
 from benchmarks.operations import Operation
-from benchmarks.problem import Problem
+from benchmarks.problem import Problem, dense
 from benchmarks.workers import Absent, Fresh
 
 
@@ -39,6 +40,34 @@ def fit(problem: Problem, *, device: str, way: str | None) -> Fresh:
 
     try:
         problem.own_network(device).plan(problem.x, problem.t, **arguments)
+    except (nnk.BackendUnavailable, nnk.PlanError) as error:
+        raise Absent(str(error)) from None
+    return fresh
+
+
+def fit_many(many: Many, *, device: str, way: str) -> Fresh:
+    """`Ensemble.fit`: everything it does for the user is timed, the making of the networks is not."""
+    one = many.one
+    arguments: dict[str, Any] = {
+        "loss": one.own_loss(),
+        "optimizer": one.own_optimizer(),
+        "batch_size": one.batch,
+        "steps": one.steps,
+        "sampling": one.sampling,
+        "plan": way,
+    }
+
+    def fresh() -> Callable[[], Any]:
+        ensemble = many.ensemble(device)
+
+        def run() -> Any:
+            ensemble.fit(one.x, one.t, **arguments)
+            return many.picked(list(ensemble.parameters.to_host().values()))
+
+        return run
+
+    try:
+        nnk.Ensemble(dense(one.layers), n=many.n, device=device).plan(one.x, one.t, **arguments)
     except (nnk.BackendUnavailable, nnk.PlanError) as error:
         raise Absent(str(error)) from None
     return fresh

@@ -10,6 +10,7 @@ import numpy as np
 import nnkernels as nnk
 from benchmarks import reference
 from benchmarks.case import WRONG, Case, Kind, Row, Settings
+from benchmarks.many import Many
 from benchmarks.problem import Host, Problem
 from benchmarks.workers import Absent, Workers
 
@@ -106,9 +107,10 @@ def tiny_entries(limit: str, scan: str, by_hand: str, sklearn_unchecked: str = "
 def training_case(
     settings: Settings,
     workers: Workers,
-    problem: Problem,
+    problem: Problem | Many,
     entries: Iterable[Entry],
     *,
+    own: Iterable[Entry] | None = None,
     name: str,
     title: str,
     unit: str,
@@ -123,6 +125,8 @@ def training_case(
 
     Parameters
     ----------
+    own : iterable of Entry or None
+        Our own rows; None is `own_entries`.
     per_step : float
         Work of one step, in what the unit counts: 1 for steps, the batch for samples.
     composed_share : float
@@ -132,9 +136,9 @@ def training_case(
     """
     workers.forget()
     checked = problem.first(checked_steps)
-    expected = reference.train(checked)
+    expected = checked.by_reference() if isinstance(checked, Many) else reference.train(checked)
     rows = {}
-    for entry in (*own_entries(settings, composed_share), *entries):
+    for entry in (*(own_entries(settings, composed_share) if own is None else own), *entries):
         if entry.kind == "peer" and settings.peers is not None and entry.library not in settings.peers:
             continue
         if settings.quick and entry.options.get("compiled"):  # it compiles longer than a quick run takes
@@ -147,9 +151,9 @@ def training_case(
 def _row(
     settings: Settings,
     workers: Workers,
-    problem: Problem,
+    problem: Problem | Many,
     entry: Entry,
-    checked: Problem,
+    checked: Problem | Many,
     expected: list[Host],
     per_step: float,
 ) -> Row:

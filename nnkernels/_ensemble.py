@@ -12,10 +12,16 @@ import numpy as np
 from nnkernels import _ensemble_training
 from nnkernels._callbacks import Callback, Progress
 from nnkernels._device import Device
-from nnkernels._ensemble_data import Evaluation, Problem, predict, to_networks
+from nnkernels._ensemble_data import (
+    Evaluation,
+    Problem,
+    device_inputs,
+    initial_parameters,
+    inputs,
+    over_networks,
+    predict,
+)
 from nnkernels._ensemble_training import EnsembleHistory
-from nnkernels._errors import ShapeError
-from nnkernels._initializers import initializer
 from nnkernels._layers import Dense, chain
 from nnkernels._losses import Loss
 from nnkernels._network import Sequential
@@ -27,8 +33,6 @@ from nnkernels._sampling import Key
 if TYPE_CHECKING:
     from nnkernels._data import Host
     from nnkernels.backends.protocol import Array
-
-ROWS_AT_ONCE = 2**22  #: outputs of all networks that `mean`, `std` and `quantile` hold
 
 
 class Ensemble:
@@ -134,11 +138,6 @@ class Ensemble:
         return self._first.dtype
 
     @property
-    def precision(self) -> str:
-        """Of products of float32 matrices."""
-        return self._first.precision
-
-    @property
     def product_options(self) -> dict[str, str]:
         """What the kernels of matrix products are given beside their arrays."""
         return self._first.product_options
@@ -199,7 +198,7 @@ class Ensemble:
         numbers = self.numbers[chosen] if known else np.empty(0, np.int64)
         if not len(numbers):
             raise IndexError(f"an index picks one network, or some of them; {index!r} does not")
-        settings = {"device": self.device, "dtype": self.dtype, "precision": self.precision}
+        settings = {"device": self.device, "dtype": self.dtype, "precision": self._first.precision}
         picked = Ensemble.restored(self.layers, Key(self.seed), numbers, **settings)
         picked.fits = self.fits
         picked.losses, picked.diverged = self.losses[chosen].copy(), self.diverged[chosen].copy()
@@ -230,8 +229,8 @@ class Ensemble:
         kernels = self.device.kernels
         with kernels.device_scope(self.device.index):
             if self.device.holds(x):
-                return predict(self, self._check_device_array(x))
-            return kernels.to_host(predict(self, kernels.from_host(self._rows(x))))
+                return predict(self, device_inputs(self, x))
+            return kernels.to_host(predict(self, kernels.from_host(inputs(self, x))))
 
     __call__ = predict
 
@@ -244,7 +243,7 @@ class Ensemble:
         >>> nnk.Ensemble([nnk.Dense(1, 1)], n=4, device="numpy").mean([1.0, 2.0]).shape
         (2, 1)
         """
-        return self._over_networks(x, lambda out: out.mean(axis=0))
+        return over_networks(self, x, lambda out: out.mean(axis=0))
 
     def std(self, x: Any) -> Host:
         """Return the standard deviation of the networks' outputs, (rows, n_out), of float64.
@@ -255,7 +254,7 @@ class Ensemble:
         >>> nnk.Ensemble([nnk.Dense(1, 1)], n=1, device="numpy").std([1.0])
         array([[0.]])
         """
-        return self._over_networks(x, lambda out: out.std(axis=0))
+        return over_networks(self, x, lambda out: out.std(axis=0))
 
     def quantile(self, x: Any, q: Any) -> Host:
         """Return quantiles of the networks' outputs, (rows, n_out), or (quantiles, rows, n_out) for several.
@@ -266,7 +265,7 @@ class Ensemble:
         >>> nnk.Ensemble([nnk.Dense(1, 1)], n=9, device="numpy").quantile([1.0, 2.0], [0.1, 0.9]).shape
         (2, 2, 1)
         """
-        return self._over_networks(x, lambda out: np.quantile(out, q, axis=0))
+        return over_networks(self, x, lambda out: np.quantile(out, q, axis=0))
 
     def evaluate(self, x: Any, y: Any, *, loss: str | Loss, sample_weight: Any = None) -> Host:
         """Return each network's loss over rows of data, without dropout, (n,); the arguments are `fit`'s.
@@ -446,44 +445,4 @@ class Ensemble:
             return Parameters(Layout(self.layers), kernels.from_host(flat), self.device)
 
     def _sequential(self, key: Key) -> Sequential:
-        return Sequential(*self.layers, device=self.device, dtype=self.dtype, rng=key, precision=self.precision)
-
-    def _rows(self, x: Any) -> Host:
-        from nnkernels._data import to_numpy
-
-        return to_networks(to_numpy(x, "x"), self.dtype, "x", self.n_in, self.n)
-
-    def _check_device_array(self, x: Array) -> Array:
-        """Check inputs that are on the device already; their values are not read back."""
-        rows = x.reshape(-1, 1) if x.ndim == 1 else x
-        good = rows.ndim in (2, 3) and rows.shape[-1] == self.n_in and rows.dtype == np.dtype(self.dtype)
-        if not good or (rows.ndim == 3 and rows.shape[0] != self.n):
-            shapes = f"(rows, {self.n_in}) or ({self.n}, rows, {self.n_in})"
-            raise ShapeError(f"x must be {shapes} of {self.dtype}, not {x.shape} of {x.dtype}")
-        return rows
-
-    def _over_networks(self, x: Any, statistic: Callable[[Host], Host]) -> Host:
-        """Return a statistic over networks, some rows at a time."""
-        kernels = self.device.kernels
-        rows = self._rows(kernels.to_host(x) if self.device.holds(x) else x)
-        size = max(1, ROWS_AT_ONCE // (self.n * self.n_out))
-        found = [
-            statistic(np.asarray(self.predict(rows[..., start : start + size, :]), np.float64))
-            for start in range(0, max(1, rows.shape[-2]), size)
-        ]
-        return np.concatenate(found, axis=-2)
-
-
-def initial_parameters(layers: tuple[Dense, ...], seed: int, numbers: Host, dtype: str) -> Host:
-    """Return the initial parameters of each network, (n, P): those of a Sequential with its key."""
-    layout = Layout(layers)
-    flat = np.empty((len(numbers), layout.size), dtype)
-    draws = []
-    for name, view in layout.views(flat).items():
-        number, _, kind = name.partition(".")
-        draws.append((view, initializer(getattr(layers[int(number)], f"{kind}_initializer"))))
-    for place, number in enumerate(numbers.tolist()):
-        generator = Key(seed, number).generator()
-        for view, initial in draws:
-            view[place] = initial.draw(generator, view.shape[1:])
-    return flat
+        return Sequential(*self.layers, device=self.device, dtype=self.dtype, rng=key, precision=self._first.precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ import numpy as np
 from nnkernels import _losses
 from nnkernels._data import Host, to_floats, to_numpy, to_rows, to_weights
 from nnkernels._errors import DataError, ShapeError
+from nnkernels._initializers import initializer
+from nnkernels._layers import Dense
 from nnkernels._losses import Loss
 from nnkernels._parameters import Layout, Parameters
 from nnkernels._record import Record
-from nnkernels._sampling import consecutive
+from nnkernels._sampling import Key, consecutive
 from nnkernels._training import _call_all, _scaled
 from nnkernels._workspace import Forward
 
@@ -212,3 +215,47 @@ def blocks(n: int, n_rows: int, ensemble: Ensemble) -> list[slice]:
 
 def _width(ensemble: Ensemble) -> int:
     return max(ensemble.n_in, *(layer.n_out for layer in ensemble.layers))
+
+
+# ---- an ensemble's inputs, answers and beginning ---------------------------------------------------------------------
+
+
+def inputs(ensemble: Ensemble, x: Any) -> Host:
+    """Return host inputs, checked, (rows, n_in) or (n, rows, n_in)."""
+    return to_networks(to_numpy(x, "x"), ensemble.dtype, "x", ensemble.n_in, ensemble.n)
+
+
+def device_inputs(ensemble: Ensemble, x: Array) -> Array:
+    """Check inputs that are on the device already; their values are not read back."""
+    rows = x.reshape(-1, 1) if x.ndim == 1 else x
+    good = rows.ndim in (2, 3) and rows.shape[-1] == ensemble.n_in and rows.dtype == np.dtype(ensemble.dtype)
+    if not good or (rows.ndim == 3 and rows.shape[0] != ensemble.n):
+        shapes = f"(rows, {ensemble.n_in}) or ({ensemble.n}, rows, {ensemble.n_in})"
+        raise ShapeError(f"x must be {shapes} of {ensemble.dtype}, not {x.shape} of {x.dtype}")
+    return rows
+
+
+def over_networks(ensemble: Ensemble, x: Any, statistic: Callable[[Host], Host]) -> Host:
+    """Return a statistic over the networks' outputs, some rows at a time."""
+    rows = inputs(ensemble, ensemble.device.kernels.to_host(x) if ensemble.device.holds(x) else x)
+    size = max(1, NUMBERS_AT_ONCE // (ensemble.n * ensemble.n_out))
+    found = [
+        statistic(np.asarray(ensemble.predict(rows[..., start : start + size, :]), np.float64))
+        for start in range(0, max(1, rows.shape[-2]), size)
+    ]
+    return np.concatenate(found, axis=-2)
+
+
+def initial_parameters(layers: tuple[Dense, ...], seed: int, numbers: Host, dtype: str) -> Host:
+    """Return the initial parameters of each network, (n, P): those of a Sequential with its key."""
+    layout = Layout(layers)
+    flat = np.empty((len(numbers), layout.size), dtype)
+    draws = []
+    for name, view in layout.views(flat).items():
+        number, _, kind = name.partition(".")
+        draws.append((view, initializer(getattr(layers[int(number)], f"{kind}_initializer"))))
+    for place, number in enumerate(numbers.tolist()):
+        generator = Key(seed, number).generator()
+        for view, initial in draws:
+            view[place] = initial.draw(generator, view.shape[1:])
+    return flat

@@ -317,7 +317,7 @@ class _Driver:
             members = np.flatnonzero(self.progress.active[run.rows])
             if len(members):
                 losses, good = run.advance(members, first_step, count)
-                self.totals[run.rows[members[good]]] += losses[good]
+                self.totals[run.rows[members]] += losses  # what is no number is not logged
                 if not good.all():
                     self._find_steps(run, members[~good], first_step, count)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnkernels._device import Device
-from nnkernels._ensemble import Ensemble, initial_parameters
+from nnkernels._ensemble import Ensemble
+from nnkernels._ensemble_data import initial_parameters
 from nnkernels._layers import Dense
 from nnkernels._losses import Loss
 from nnkernels._network import Sequential

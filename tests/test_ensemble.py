@@ -300,12 +300,11 @@ def test_predictions_are_those_of_the_networks(device):
 
 
 def test_rows_in_blocks_answer_alike(monkeypatch):
-    from nnkernels import _ensemble, _ensemble_data
+    from nnkernels import _ensemble_data
 
     many, y = ensemble(5), np.stack([Y] * 5)
     whole = many.predict(X), many.mean(X), many.evaluate(X, y, loss="huber")
     monkeypatch.setattr(_ensemble_data, "NUMBERS_AT_ONCE", 40)
-    monkeypatch.setattr(_ensemble, "ROWS_AT_ONCE", 35)
     again = many.predict(X), many.mean(X), many.evaluate(X, y, loss="huber")
     for first, second in zip(whole, again, strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)

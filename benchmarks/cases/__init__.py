@@ -16,6 +16,7 @@ NAMES = (
     "mnist-quadratic",
     "mnist-softmax",
     "wide",
+    "many",
     "kernels",
     "sweep",
     "first-call",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks.many import Many
 from benchmarks.operations import Operation
 from benchmarks.peers import missing
 from benchmarks.problem import Problem
@@ -45,6 +47,68 @@ def scan(problem: Problem) -> Fresh:
     def fresh() -> Callable[[], Any]:
         state = jax.block_until_ready(_start(problem))
         return lambda: _weights(jax.block_until_ready(compiled(state, x, t, order)))
+
+    return fresh
+
+
+def vmapped(many: Many) -> Fresh:
+    """`lax.scan` over steps of all networks: a step of one, vmapped."""
+    import jax
+    import jax.numpy as jnp
+
+    one, problem = jax.vmap(_step(many.one)), many.one
+    x, t = jax.device_put(problem.x), jax.device_put(problem.t)
+    order = jax.device_put(np.ascontiguousarray(many.order.transpose(1, 0, 2)))
+
+    def start() -> Any:
+        state = _start(replace(problem, start=many.start))
+        return state if len(state) == 1 else (*state[:-1], jnp.zeros(many.n, jnp.int32))
+
+    def whole(state: Any, x: Any, t: Any, order: Any) -> Any:
+        return jax.lax.scan(lambda state, rows: (one(state, x[rows], t[rows]), None), state, order)[0]
+
+    compiled = jax.jit(whole, donate_argnums=0).lower(start(), x, t, order).compile()
+
+    def fresh() -> Callable[[], Any]:
+        state = jax.block_until_ready(start())
+        return lambda: many.picked(_weights(jax.block_until_ready(compiled(state, x, t, order))))
+
+    return fresh
+
+
+def columns(many: Many) -> Fresh:
+    """1-10-1 written out with networks as columns: what XLA can fuse best."""
+    import jax
+    import jax.numpy as jnp
+
+    problem, rate = many.one, jnp.asarray(many.one.lr, many.dtype)
+    x, t = jax.device_put(problem.x[:, 0]), jax.device_put(problem.t[:, 0])
+    order = jax.device_put(np.ascontiguousarray(many.order[:, :, 0].T))
+    starts = [np.ascontiguousarray(array.reshape(many.n, 10).T) for array in many.start]
+
+    def one(state: Any, rows: Any) -> Any:
+        a, b = state
+        now, target = x[rows], t[rows]
+        s = jax.nn.sigmoid(a * now)
+        error = (b * s).sum(0) - target
+        return (a - rate * error * b * s * (1 - s) * now, b - rate * error * s), None
+
+    def whole(state: Any, order: Any) -> Any:
+        return jax.lax.scan(one, state, order)[0]
+
+    def start() -> Any:
+        return tuple(jnp.array(array) for array in starts)
+
+    compiled = jax.jit(whole, donate_argnums=0).lower(start(), order).compile()
+
+    def fresh() -> Callable[[], Any]:
+        state = jax.block_until_ready(start())
+
+        def run() -> Any:
+            a, b = (np.asarray(array).T for array in jax.block_until_ready(compiled(state, order)))
+            return many.picked([a[:, None, :], b[:, :, None]])
+
+        return run
 
     return fresh
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.many import Many
 from benchmarks.operations import Operation
 from benchmarks.peers import missing
 from benchmarks.problem import Problem
@@ -53,6 +54,42 @@ def module(problem: Problem, *, compiled: bool = False) -> Fresh:
 
     if compiled:
         _try(fresh)
+    return fresh
+
+
+def vmapped(many: Many) -> Fresh:
+    """`torch.func`: the gradient of a functional network, vmapped over an ensemble's weights; updates in place."""
+    torch = _torch()
+    problem = many.one
+    x, t = torch.from_numpy(problem.x), torch.from_numpy(problem.t)
+    order = torch.from_numpy(many.order.astype("int64"))
+    activations = {"sigmoid": torch.sigmoid, "tanh": torch.tanh}
+
+    def loss(parameters: Any, x: Any, t: Any) -> Any:
+        a = x
+        for layer, weight, bias in problem.by_layer(list(parameters)):
+            a = a @ weight if bias is None else a @ weight + bias
+            a = activations.get(layer.activation, lambda z: z)(a)
+        squares = (a - t) ** 2
+        return squares.mean() if problem.loss == "mean_squared_error" else squares.sum(1).mean() / 2
+
+    gradient = torch.func.vmap(torch.func.grad(loss))
+
+    def fresh() -> Callable[[], Any]:
+        parameters = [torch.from_numpy(array.copy()) for array in many.start]
+        kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+        optimizer = kinds[problem.optimizer](parameters, lr=problem.lr)
+
+        def run() -> Any:
+            for number in range(problem.steps):
+                rows = order[:, number]
+                for parameter, slope in zip(parameters, gradient(tuple(parameters), x[rows], t[rows]), strict=True):
+                    parameter.grad = slope
+                optimizer.step()
+            return many.picked([parameter.numpy() for parameter in parameters])
+
+        return run
+
     return fresh
 
 

@@ -49,6 +49,18 @@ class Block(NamedTuple):
     schedule: Host  # (steps, columns)
 
 
+class Group(NamedTuple):
+    """What the networks of some groups of lanes bring along."""
+
+    n: int  # groups
+    size: int  # networks
+    members: Host  # (groups * lanes,): the lanes to spare repeat the last network
+    rows: Host
+    numbers: Host
+    origins: Host  # (groups, 2, lanes)
+    settings: Host  # (groups, 1 + settings, lanes)
+
+
 class NetworksRun:
     """A training run of some networks of an ensemble.
 
@@ -100,6 +112,9 @@ class NetworksRun:
         self.settings = self._settings()
         self.group_seconds = plan.seconds[plan.way] / plan.work.steps / max(1, len(flat)) * self.program.lanes
         self.pools: dict[int, dict[str, Host]] = {}  # arrays of each thread
+        self.groups: dict[int, Group] = {}  # by their first network
+        self.plain = optimizer.of(0).replace(lr=1.0)
+        self.constant = self.recipe.scheduled == ("lr",) and optimizer.has_constant_rate
 
     def advance(self, members: Host, first_step: int, count: int) -> tuple[Host, Host]:
         """Take steps with some networks; return the sums of their losses, and which of them are numbers throughout.
@@ -139,11 +154,12 @@ class NetworksRun:
         longest = BLOCK_BYTES // (recipe.batch * lanes * 8) if self.program.ordered else BLOCK_STEPS
         longest = max(1, min(longest, BLOCK_STEPS))
         blocks = []
-        plain = self.optimizer.of(0).replace(lr=1.0)
         for start in range(first_step, first_step + count, longest):
             steps = min(longest, first_step + count - start)
             counts = np.asarray(rows_of_batches(start, steps, self.n_rows, self.batch_size, self.sampling), np.int64)
-            schedule = schedule_values(recipe.scheduled, recipe, self.loss, plain, start, counts)
+            schedule = np.ones((steps, 1), recipe.dtype)
+            if not self.constant:
+                schedule = schedule_values(recipe.scheduled, recipe, self.loss, self.plain, start, counts)
             blocks.append(Block(start, counts, schedule))
         return blocks
 
@@ -161,61 +177,79 @@ class NetworksRun:
 
     def _advance(self, thread: int, members: Host, blocks: list[Block]) -> tuple[Host, Host]:
         """Take steps with the networks of some groups; return their losses, and which of them are numbers."""
-        lanes, (n_state, _, size) = self.program.lanes, self.state.shape
-        groups = -(-len(members) // lanes)
-        filled = members[np.minimum(np.arange(groups * lanes), len(members) - 1)]  # the last one in lanes to spare
-        rows = self.rows[filled]
+        n_state, _, size = self.state.shape
+        group = self._group(members)
         pool = self.pools.setdefault(thread, {})
-        packed = _array(pool, "parameters", (groups, (1 + n_state) * size, lanes), self.flat.dtype)
-        _to_lanes(self.flat[rows], packed[:, :size])
+        packed = _array(pool, "parameters", (group.n, (1 + n_state) * size, self.program.lanes), self.flat.dtype)
+        _to_lanes(self.flat[group.rows], packed[:, :size])
         for k, state in enumerate(self.state):
-            _to_lanes(state[filled], packed[:, (1 + k) * size : (2 + k) * size])
+            _to_lanes(state[group.members], packed[:, (1 + k) * size : (2 + k) * size])
+        losses = np.zeros(group.members.shape)
         arrays = {
             "parameters": packed,
             "workspace": _array(pool, "workspace", (max(self.program.workspace, 1),), self.flat.dtype),
             "x": self.data.x,
             "t": self.data.t,
             "weight": self.data.x if self.data.weight is None else self.data.weight,
-            "origins": np.empty((groups, 2, lanes), np.int64),
-            "settings": np.empty((groups, self.settings.shape[1], lanes), self.flat.dtype),
-            "loss": np.zeros((groups, lanes)),
-            "numbers": self.numbers[rows],
+            "origins": group.origins,
+            "settings": group.settings,
+            "loss": losses,
+            "numbers": group.numbers,
         }
-        _to_lanes(self.settings[filled], arrays["settings"])
-        arrays["origins"][:] = rows.reshape(groups, 1, lanes) * self.n_rows
         for block in blocks:
-            self._call(arrays, block, groups, pool, rows[: len(members)])
-        losses = arrays["loss"].reshape(-1)[: len(members)]
-        good = np.isfinite(packed).all(axis=1).reshape(-1)[: len(members)] & np.isfinite(losses)
+            self._call(arrays, block, pool, group)
+        losses = losses[: len(members)]
+        good = np.isfinite(losses)
+        numbers = np.isfinite(packed)
+        if not numbers.all():
+            good &= numbers.all(axis=1).reshape(-1)[: len(members)]
         self._commit(packed, members, good)
         return losses, good
 
-    def _call(self, arrays: dict[str, Host], block: Block, groups: int, pool: dict[str, Host], rows: Host) -> None:
+    def _group(self, members: Host) -> Group:
+        """Return what the networks of some groups of lanes bring along; the last one fills lanes to spare."""
+        known = self.groups.get(int(members[0]))
+        if known is not None and np.array_equal(known.members[: known.size], members):
+            return known
+        lanes = self.program.lanes
+        n = -(-len(members) // lanes)
+        filled = members[np.minimum(np.arange(n * lanes), len(members) - 1)]
+        rows = self.rows[filled]
+        settings = np.empty((n, self.settings.shape[1], lanes), self.flat.dtype)
+        _to_lanes(self.settings[filled], settings)
+        origins = np.repeat(rows.reshape(n, 1, lanes) * self.n_rows, 2, axis=1)
+        group = Group(n, len(members), filled, rows, self.numbers[rows], origins, settings)
+        self.groups[int(members[0])] = group
+        return group
+
+    def _call(self, arrays: dict[str, Host], block: Block, pool: dict[str, Host], group: Group) -> None:
         """Take a block of steps."""
-        order = self._order(block, groups, pool, rows) if self.program.ordered else arrays["numbers"]
+        order = self._order(block, pool, group) if self.program.ordered else group.numbers
         arrays |= {"order": order, "counts": block.counts, "schedule": block.schedule}
-        numbers = {"seed": int(np.uint64(self.seed).view(np.int64)), "n_rows": self.n_rows, "first": 0, "stop": groups}
+        numbers = {"seed": int(np.uint64(self.seed).view(np.int64)), "n_rows": self.n_rows, "first": 0, "stop": group.n}
         numbers |= {"first_step": block.first_step, "steps": len(block.counts)}
         self.call(*(arrays[name].ctypes.data if name in arrays else numbers[name] for name in ARGUMENTS))
 
-    def _order(self, block: Block, groups: int, pool: dict[str, Host], rows: Host) -> Host:
+    def _order(self, block: Block, pool: dict[str, Host], group: Group) -> Host:
         """Draw the rows of a block's batches, (groups, steps, batch, lanes)."""
         from nnkernels.backends.numba.random import draw_indices
 
         lanes, steps, batch = self.program.lanes, len(block.counts), self.batch_size
-        drawn = _array(pool, "drawn", (groups * lanes, steps, batch), np.int64)
-        for part, number in consecutive(self.numbers[rows]):
+        drawn = _array(pool, "drawn", (group.n * lanes, steps, batch), np.int64)
+        for part, number in consecutive(group.numbers[: group.size]):
             out = drawn[part]
             draw_indices(self.seed, number, block.first_step, sampling=self.sampling, n_rows=self.n_rows, out=out)
-        drawn[len(rows) :] = drawn[len(rows) - 1]
-        order = _array(pool, "order", (groups, steps * batch, lanes), np.int64)
-        _to_lanes(drawn.reshape(groups * lanes, -1), order)
+        drawn[group.size :] = drawn[group.size - 1]
+        order = _array(pool, "order", (group.n, steps * batch, lanes), np.int64)
+        _to_lanes(drawn.reshape(group.n * lanes, -1), order)
         return np.maximum(order, 0, out=order)  # a short batch: the rest of its rows counts for nothing
 
     def _commit(self, packed: Host, members: Host, good: Host) -> None:
         """Take over what was computed for the networks that are numbers."""
         size = self.flat.shape[1]
         kept = members[good]
+        if len(kept) == len(members):
+            good = slice(None)  # type: ignore[assignment]  # which copies nothing
         self.flat[self.rows[kept]] = _from_lanes(packed[:, :size])[: len(members)][good]
         for k, state in enumerate(self.state):
             state[kept] = _from_lanes(packed[:, (1 + k) * size : (2 + k) * size])[: len(members)][good]
