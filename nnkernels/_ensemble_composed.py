@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -66,8 +67,8 @@ class BoundRun:
         self.bound: Bound | None = None
         self.members = np.empty(0, np.int64)
 
-    def advance(self, members: Host, first_step: int, count: int) -> tuple[Host, Host]:
-        """Take steps with some networks; return the sums of their losses, and which of them are numbers throughout."""
+    def advance(self, members: Host, first_step: int, stops: list[int]) -> tuple[Host, Host]:
+        """Take steps with some networks; see `nnkernels._ensemble_training.Run`."""
         if self.bound is None or not np.array_equal(members, self.members):
             self.bound, self.members = self._bind(members), members
         flat = self.ensemble.flat_on_host()
@@ -76,14 +77,19 @@ class BoundRun:
         arrays = self.bound.arrays
         for name, array in arrays.items():
             self.kernels.copy(self.kernels.from_host(before[name]), out=array)
-        self.bound.advance(first_step, count)
+        losses = np.empty((len(members), len(stops)))
+        for number, (start, stop) in enumerate(pairwise([first_step, *stops])):
+            self.bound.advance(start, stop - start)
+            losses[:, number] = self.kernels.to_host(arrays["total"])
+            self.kernels.fill(0, out=arrays["total"])
         after = {name: self.kernels.to_host(array) for name, array in arrays.items()}
-        good = np.logical_and.reduce([np.isfinite(array.reshape(len(members), -1)).all(1) for array in after.values()])
+        numbers = (losses, *after.values())
+        good = np.logical_and.reduce([np.isfinite(array.reshape(len(members), -1)).all(1) for array in numbers])
         flat[self.rows[members[good]]] = after["parameters"][good]
         for name, state in self.state.items():
             state[members[good]] = after[name][good]
         self.ensemble.set_flat(flat)
-        return after["total"], good
+        return losses, good
 
     def _bind(self, members: Host) -> Bound:
         rows = self.rows[members]

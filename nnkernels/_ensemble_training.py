@@ -29,10 +29,12 @@ class Run(Protocol):
 
     rows: Host
 
-    def advance(self, members: Host, first_step: int, count: int) -> tuple[Host, Host]:
-        """Take steps with some of `rows`; return the sums of their losses, and which are numbers throughout.
+    def advance(self, members: Host, first_step: int, stops: list[int]) -> tuple[Host, Host]:
+        """Take steps with some networks, up to the last of `stops`.
 
-        The parameters and the state of those that are not stay as they were.
+        `members` (m,) are places in `rows`. Returns the sums of their losses from each stop to the next, (m, stops),
+        and which of them are numbers throughout, (m,). Those that are not keep the parameters and the state that they
+        had.
         """
 
 
@@ -284,6 +286,7 @@ class _Driver:
         self.history = EnsembleHistory(ensemble.n, plan)
         self.progress = EnsembleProgress(ensemble, plan.work.steps)
         self.totals = np.zeros(ensemble.n)
+        self.watched = bool(self.callbacks or self.stopping or self.validate)
 
     def run(self) -> EnsembleHistory:
         """Take all steps."""
@@ -291,12 +294,14 @@ class _Driver:
         self._call("on_train_begin")
         try:
             while progress.step < progress.steps and not progress.stopped and progress.active.any():
-                count = min(self.plan.chunk, progress.steps - progress.step, self.log_every - (progress.step - logged))
-                self._advance(progress.step, count)
-                progress.step += count
-                if progress.step - logged == self.log_every or progress.step == progress.steps:
-                    self._log(progress.step - logged)
-                    logged = progress.step
+                stops = self._stops(progress.step, logged)
+                losses = self._advance(progress.step, stops)
+                for stop, totals in zip(stops, losses.T, strict=True):
+                    progress.step = stop
+                    self.totals += totals
+                    if stop - logged == self.log_every or stop == progress.steps:
+                        self._log(stop - logged)
+                        logged = stop
         finally:
             self.ensemble.record(self.history)
         if self.stopping:
@@ -312,14 +317,27 @@ class _Driver:
         if self.ensemble.parameters.flat is not flat:
             raise RuntimeError("the ensemble was moved to another device while it was training")
 
-    def _advance(self, first_step: int, count: int) -> None:
+    def _stops(self, step: int, logged: int) -> list[int]:
+        """Return the log points of the next chunk, and its end; a chunk ends at a log point that somebody watches."""
+        end = min(step + self.plan.chunk, self.progress.steps)
+        stops = list(range(logged + self.log_every, end + 1, self.log_every))
+        if self.watched and stops:
+            return stops[:1]
+        return stops if stops and stops[-1] == end else [*stops, end]
+
+    def _advance(self, first_step: int, stops: list[int]) -> Host:
+        """Take steps with the active networks; return the sums of losses up to each stop, (n, stops)."""
+        sums = np.full((self.ensemble.n, len(stops)), math.nan)
         for run in self.runs:
             members = np.flatnonzero(self.progress.active[run.rows])
             if len(members):
-                losses, good = run.advance(members, first_step, count)
-                self.totals[run.rows[members]] += losses  # what is no number is not logged
+                losses, good = run.advance(members, first_step, stops)
+                sums[run.rows[members]] = losses
                 if not good.all():
-                    self._find_steps(run, members[~good], first_step, count)
+                    self._find_steps(run, members[~good], first_step, stops[-1] - first_step)
+        ended = self.history.diverged[:, None]
+        sums[(ended >= 0) & (np.array(stops) > ended)] = math.nan
+        return sums
 
     def _find_steps(self, run: Run, members: Host, first_step: int, count: int) -> None:
         """Find the step at which each of some networks diverges: one half of the steps has it in it."""
@@ -328,7 +346,7 @@ class _Driver:
             self.progress.active[run.rows[members]] = False
             return
         half = count // 2
-        _, good = run.advance(members, first_step, half)
+        _, good = run.advance(members, first_step, [first_step + half])
         if not good.all():
             self._find_steps(run, members[~good], first_step, half)
         if good.any():
@@ -337,7 +355,7 @@ class _Driver:
     def _log(self, count: int) -> None:
         """Log the mean losses of the last steps, and stop the networks that do not improve."""
         progress = self.progress
-        losses = np.where(progress.active, self.totals / count, math.nan)
+        losses = self.totals / count  # no numbers where a network has ended
         validation_losses = None
         if self.validate is not None:
             validation_losses = np.full(self.ensemble.n, math.nan)

@@ -47,6 +47,7 @@ class Block(NamedTuple):
     first_step: int
     counts: Host  # (steps,): rows of each batch that count
     schedule: Host  # (steps, columns)
+    ends: int | None  # which stop it ends at
 
 
 class Group(NamedTuple):
@@ -116,15 +117,12 @@ class NetworksRun:
         self.plain = optimizer.of(0).replace(lr=1.0)
         self.constant = self.recipe.scheduled == ("lr",) and optimizer.has_constant_rate
 
-    def advance(self, members: Host, first_step: int, count: int) -> tuple[Host, Host]:
-        """Take steps with some networks; return the sums of their losses, and which of them are numbers throughout.
-
-        `members` (k,) are places in `rows`. Networks that are no numbers any more stay where they were.
-        """
-        losses, good = np.empty(len(members)), np.empty(len(members), bool)
-        blocks = self._blocks(first_step, count)
+    def advance(self, members: Host, first_step: int, stops: list[int]) -> tuple[Host, Host]:
+        """Take steps with some networks; see `nnkernels._ensemble_training.Run`."""
+        losses, good = np.empty((len(members), len(stops))), np.empty(len(members), bool)
+        blocks, count = self._blocks(first_step, stops), stops[-1] - first_step
         n_threads = threads.count()
-        parts = self._parts(len(members), len(blocks[0].counts), n_threads)
+        parts = self._parts(len(members), max(len(block.counts) for block in blocks), n_threads)
         size = parts[0].stop * count / self.program.lanes * self.group_seconds
         together = n_threads * max(1, int(CALL_SECONDS / size))
         for start in range(0, len(parts), together):
@@ -148,19 +146,25 @@ class NetworksRun:
         size = lanes * max(1, min(BLOCK_BYTES // group, -(-groups // n_threads)))
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
-    def _blocks(self, first_step: int, count: int) -> list[Block]:
-        """Cut steps into blocks, and say what changes from one to the next."""
+    def _blocks(self, first_step: int, stops: list[int]) -> list[Block]:
+        """Cut steps into blocks, and say what changes from one step to the next."""
         recipe, lanes = self.recipe, self.program.lanes
         longest = BLOCK_BYTES // (recipe.batch * lanes * 8) if self.program.ordered else BLOCK_STEPS
         longest = max(1, min(longest, BLOCK_STEPS))
         blocks = []
-        for start in range(first_step, first_step + count, longest):
-            steps = min(longest, first_step + count - start)
+        starts = [first_step, *stops[:-1]]
+        cuts = [
+            (start, min(start + longest, stop), number if start + longest >= stop else None)
+            for number, (begin, stop) in enumerate(zip(starts, stops, strict=True))
+            for start in range(begin, stop, longest)
+        ]
+        for start, stop, ends in cuts:
+            steps = stop - start
             counts = np.asarray(rows_of_batches(start, steps, self.n_rows, self.batch_size, self.sampling), np.int64)
             schedule = np.ones((steps, 1), recipe.dtype)
             if not self.constant:
                 schedule = schedule_values(recipe.scheduled, recipe, self.loss, self.plain, start, counts)
-            blocks.append(Block(start, counts, schedule))
+            blocks.append(Block(start, counts, schedule, ends))
         return blocks
 
     def _settings(self) -> Host:
@@ -184,7 +188,10 @@ class NetworksRun:
         _to_lanes(self.flat[group.rows], packed[:, :size])
         for k, state in enumerate(self.state):
             _to_lanes(state[group.members], packed[:, (1 + k) * size : (2 + k) * size])
-        losses = np.zeros(group.members.shape)
+        losses, found = (
+            np.zeros(group.members.shape),
+            np.empty((len(members), 1 + sum(block.ends is not None for block in blocks[:-1]))),
+        )
         arrays = {
             "parameters": packed,
             "workspace": _array(pool, "workspace", (max(self.program.workspace, 1),), self.flat.dtype),
@@ -198,13 +205,14 @@ class NetworksRun:
         }
         for block in blocks:
             self._call(arrays, block, pool, group)
-        losses = losses[: len(members)]
-        good = np.isfinite(losses)
+            if block.ends is not None:
+                found[:, block.ends], losses[:] = losses[: len(members)], 0
+        good: Host = np.isfinite(found).all(axis=1)
         numbers = np.isfinite(packed)
         if not numbers.all():
             good &= numbers.all(axis=1).reshape(-1)[: len(members)]
         self._commit(packed, members, good)
-        return losses, good
+        return found, good
 
     def _group(self, members: Host) -> Group:
         """Return what the networks of some groups of lanes bring along; the last one fills lanes to spare."""
@@ -284,8 +292,8 @@ class LaneRun:
 
     def advance(self, first_step: int, count: int) -> None:
         """Run `count` steps."""
-        losses, good = self.run.advance(np.zeros(1, np.int64), first_step, count)
-        self.loss, self.good = float(losses[0]), bool(good[0])
+        losses, good = self.run.advance(np.zeros(1, np.int64), first_step, [first_step + count])
+        self.loss, self.good = float(losses[0, 0]), bool(good[0])
 
     def take_loss(self) -> float:
         """Return the sum of the losses of the last call's steps."""
