@@ -207,7 +207,7 @@ class NetworksRun:
             self._call(arrays, block, pool, group)
             if block.ends is not None:
                 found[:, block.ends], losses[:] = losses[: len(members)], 0
-        good: Host = np.isfinite(found).all(axis=1)
+        good: Any = np.isfinite(found).all(axis=1)
         numbers = np.isfinite(packed)
         if not numbers.all():
             good &= numbers.all(axis=1).reshape(-1)[: len(members)]
