@@ -112,6 +112,7 @@ def sweep(
     sampling: str = "permutation",
     sample_weight: Any = None,
     refit: bool = True,
+    on_result: Callable[[dict[str, Any]], Any] | None = None,
     device: str | Device | None = None,
     dtype: str = "float32",
     rng: Key | int | np.random.Generator | None = None,
@@ -139,6 +140,8 @@ def sweep(
         Judges without folds; with neither, the training data do.
     refit : bool
         Whether to train the best configuration again, on all rows.
+    on_result : callable or None
+        Called with each record as soon as it is complete.
     device, dtype, rng
         As for `Sequential`.
 
@@ -188,6 +191,9 @@ def sweep(
             failures.append(error)
             for trial in group:
                 records[trial.number]["error"] = _text(error)
+        if on_result is not None:
+            for trial in group:
+                on_result(records[trial.number])
     return _result(chosen, trials, records, fits, failures, refit=refit)
 
 

@@ -22,6 +22,7 @@ COMMANDS = [
     ("devices",),
     ("train",),
     ("predict",),
+    ("sweep",),
     ("demo",),
     ("demo", "autoencoder"),
     ("demo", "sine"),
@@ -403,3 +404,46 @@ def test_ctrl_c_saves_the_weights_so_far(data, unwatched):
         [*MAIN, "predict", "m.interrupted.safetensors", data.name], cwd=data.parent, capture_output=True, check=True
     )
     assert len(predicted.stdout.splitlines()) == 121
+
+
+# ---- sweep -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_finds_the_best_and_keeps_it(run, data, tmp_path):
+    grid = "lr=0.00001,0.02 hidden=4,6x3 optimizer=adam"
+    common = ("sweep", data, "--target", "kind", "--grid", grid, "--epochs", 20)
+    result = run(*common, "--out", "best.safetensors", "--results", "all.csv", "--plot", "all.png")
+    assert result.exit_code == 0, result.output
+    assert "4 configurations, 0 of them without a result" in result.stdout
+    assert "best: lr 0.02" in result.stdout
+    rows = list(csv.DictReader((tmp_path / "all.csv").read_text().splitlines()))
+    assert [row["hidden"] for row in rows] == ["4", "6x3"] * 2
+    assert all(float(row["loss of fold 2"]) > 0 for row in rows)
+    assert (tmp_path / "all.png").stat().st_size > 5000
+    assert run("predict", "best.safetensors", data).exit_code == 0
+    report = json.loads(run(*common, "--json").stdout)
+    assert report["best"]["lr"] == 0.02
+    assert report["metrics"]["accuracy"] > report["baseline"]["accuracy"]
+    assert len(report["records"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("grid", "text"),
+    [
+        ("", "it is empty"),
+        ("width=3", "is not one of lr, hidden"),
+        ("lr=fast", "could not convert"),
+        ("activation=tahn", "Did you mean"),
+        ("hidden=", "is not one of"),
+    ],
+)
+def test_a_grid_that_is_none_is_wrong_usage(run, data, grid, text):
+    result = run("sweep", data, "--target", "y", "--grid", grid)
+    assert result.exit_code == 2
+    assert text in result.stderr
+
+
+def test_a_sweep_without_a_result_is_an_error(run, data):
+    result = run("sweep", data, "--target", "y", "--grid", "hidden=0", "--epochs", 1)
+    assert result.exit_code == 1
+    assert "no configuration could be trained" in stop_in(result.stderr)

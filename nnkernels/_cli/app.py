@@ -9,6 +9,7 @@ from nnkernels._cli.demo import demo
 from nnkernels._cli.devices import devices
 from nnkernels._cli.predict import predict
 from nnkernels._cli.race import race
+from nnkernels._cli.sweep import sweep
 from nnkernels._cli.terminal import App, json_option
 from nnkernels._cli.train import train
 from nnkernels._demos.sine import STEPS
@@ -47,5 +48,5 @@ def app(ctx: click.Context, steps: int, as_json: bool) -> None:
         )
 
 
-for command in (devices, train, predict, demo, bench):
+for command in (devices, train, predict, sweep, demo, bench):
     app.add_command(command)

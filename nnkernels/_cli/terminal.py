@@ -91,20 +91,40 @@ def echo_json(value: Any) -> None:
 
 def echo_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()) -> None:
     """Print a table; the columns at the places `numbers` are flush right."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
+    console.print(_table(columns, rows, numbers))
+
+
+@contextmanager
+def live_table(*, quiet: bool) -> Iterator[Callable[[Sequence[str], Iterable[Sequence[str]]], None]]:
+    """Give what shows a table on standard error in place of the last one; nothing where that is no terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda columns, rows: None
+        return
+    from rich.live import Live
+
+    with Live(console=console, transient=True) as live:
+        yield lambda columns, rows: live.update(_table(columns, rows, ()))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
         table.add_column(name, justify="right" if place in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    return table
 
 
 @contextmanager
