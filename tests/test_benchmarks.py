@@ -15,6 +15,7 @@ from benchmarks import ours, readme, reference, report
 from benchmarks.__main__ import command
 from benchmarks.case import WRONG, Case, Row, Settings
 from benchmarks.cases import NAMES, autoencoder, mnist_quadratic, mnist_softmax, regression, sine
+from benchmarks.cases import many as many_cases
 from benchmarks.limits import rows as limits
 from benchmarks.operations import LOSSES, Operation
 from benchmarks.peers import numpy_by_hand
@@ -249,3 +250,17 @@ def test_without_the_benchmarks_the_terminal_tool_says_where_they_are(monkeypatc
     result = CliRunner().invoke(app, ["bench"])
     assert result.exit_code == 1
     assert "clone the repository" in result.output
+
+
+# ---- many networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ["C", "lanes", "composed"])
+def test_many_networks_agree_with_the_reference(row):
+    many = many_cases.sines(48, 150)
+    fresh = built(limits.many_sine, many) if row == "C" else ours.fit_many(many, device="numba", way=row)
+    assert deviation(fresh()(), many.by_reference(), "float32") == ""
+    if row != "C":
+        regressions = many_cases.regressions(5, 10)
+        fresh = ours.fit_many(regressions, device="numba", way=row)
+        assert deviation(fresh()(), regressions.by_reference(), "float32") == ""
