@@ -90,28 +90,8 @@ def command(
     if minutes is None:
         minutes = GPU_MINUTES if settings.gpu else math.inf
     end = time.perf_counter() + 60 * minutes
-    skipped = []
     with Workers(*(GPU_WORKERS if settings.gpu else CPU_WORKERS)) as workers:
-        for name in names or (GPU_NAMES if settings.gpu else NAMES):
-            start = time.perf_counter()
-            if start > end:
-                skipped.append(name)
-                continue
-            for case in cases(name, settings, workers):
-                result = case.measure()
-                result["seconds"] = round(time.perf_counter() - start, 1)  # building and checking included
-                found["cases"][case.name] = result
-                if case.point is None:
-                    report.show(console, result)
-                start = time.perf_counter()
-                if start > end:
-                    found["stopped"] = f"after {case.name}: the {minutes:g} minutes were over"
-                if json_file:  # after every case: a run that is interrupted leaves what it found
-                    report.write_json(found, json_file)
-                if start > end:
-                    break
-    if skipped:
-        console.print(f"stopped {found['stopped']}; not begun: {', '.join(skipped)}")
+        _measure(console, found, names, settings, workers, end, json_file)
     if points := report.sweeps(found):
         console.print(report.sweep_table(points, report.sweep_ratios(points)))
     if folder:
@@ -119,6 +99,32 @@ def command(
             console.print(f"drawn: {path}")
     if wrong := report.wrong(found):
         raise click.ClickException("failed, or not the weights of the reference: " + "; ".join(wrong))
+
+
+def _measure(
+    console: Console,
+    found: dict[str, Any],
+    names: tuple[str, ...],
+    settings: Settings,
+    workers: Workers,
+    end: float,
+    json_file: Path | None,
+) -> None:
+    """Measure case after case, as long as there is time, and add what they say to `found`."""
+    left = list(names or (GPU_NAMES if settings.gpu else NAMES))
+    while left and (start := time.perf_counter()) <= end:
+        for case in cases(left.pop(0), settings, workers):
+            result = case.measure()
+            result["seconds"] = round(time.perf_counter() - start, 1)  # building and checking included
+            found["cases"][case.name] = result
+            if case.point is None:
+                report.show(console, result)
+            if json_file:  # after every case: a run that is interrupted leaves what it found
+                report.write_json(found, json_file)
+            start = time.perf_counter()
+            if start > end:
+                console.print(f"The time is over: stopped after {case.name}. Left: {', '.join(left) or 'nothing'}.")
+                break
 
 
 def _check(device: str) -> None:

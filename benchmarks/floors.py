@@ -286,9 +286,7 @@ def markdown(model: Gpu = H200) -> str:
 
 
 def _time(seconds: float, *, bold: bool = False) -> str:
-    scale, unit = next(
-        pair for pair in ((1e3, "ms"), (1e6, "us"), (1e9, "ns")) if seconds * pair[0] >= 1 or pair[0] == 1e9
-    )
+    scale, unit = (1e3, "ms") if seconds >= 1e-3 else (1e6, "us") if seconds >= 1e-6 else (1e9, "ns")
     text = f"{seconds * scale:.3g} {unit}"
     return f"**{text}**" if bold else text
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-FLUSH_BYTES = (
-    256 << 20
-)  #: written between calls: several times the largest L2 cache, so that nothing else is left in it
+FLUSH_BYTES = 256 << 20  #: written between calls: several times the largest L2 cache
 
 
 def seconds_of(

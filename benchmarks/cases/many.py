@@ -35,6 +35,10 @@ def _entries(settings: Settings) -> Iterator[Entry]:
     place, short = ({"device": "cuda"}, 0.2) if settings.gpu else ({}, 0.02)
     for device in settings.devices or ("numba",):
         yield Entry(f"nnkernels {device}, ensemble", OURS, "ensemble", {"device": device})
+    for device in settings.devices if settings.gpu else ():
+        for form in ("thread", "warp"):
+            options = {"device": device, "form": form}
+            yield Entry(f"nnkernels {device}, a {form} a network", OURS, "program", options)
     yield Entry("JAX vmap, scan", "jax", "many")
     yield Entry("JAX scan, networks as columns", "jax", "many", {"columns": True})
     yield Entry("PyTorch vmap", "torch", "many", place, share=short)
