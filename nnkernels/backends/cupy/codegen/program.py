@@ -144,7 +144,7 @@ def row_of(recipe: Recipe, step: str, row: str) -> str:
 
 
 def factor_of(recipe: Recipe, row: str, place: str) -> str:
-    """Return the factor of a row's loss."""
+    """Return the factor of the loss of row number `row`, which is at `place` in the data."""
     if recipe.factor is not None:
         return f"real({recipe.factor!r})"
     factor = f"share * weight[{place}]" if recipe.weighted else "share"
