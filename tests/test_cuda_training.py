@@ -119,7 +119,7 @@ def test_neither_chunks_nor_blocks_nor_schedules_change_a_bit(device, form, emul
 
 
 def chopped(sampling, chunk=None, log_every=None):
-    """Train for 61 steps with everything that changes from step to step: dropout, momentum, a schedule, short batches."""
+    """Train for 61 steps with all that changes from step to step: dropout, momentum, a schedule, short batches."""
     layers = nnk.Dense(2, 5, activation="tanh", dropout=0.2), nnk.Dense(5, 3)
     net = nnk.Sequential(*layers, device="cuda", rng=1)
     optimizer = nnk.SGD(0.05, momentum=0.9, schedule=nnk.CosineSchedule(60))
@@ -167,14 +167,19 @@ def test_networks_of_one_launch_have_the_bits_that_each_has_alone(device, form, 
         dtype="float32",
     )
     program = FORMS[form](recipe)
-    parameters, data = rng.normal(size=(n, recipe.n_parameters)), (rng.normal(size=(n, 11, 2)), rng.normal(size=(n, 11, 1)))
+    parameters, data = (
+        rng.normal(size=(n, recipe.n_parameters)),
+        (rng.normal(size=(n, 11, 2)), rng.normal(size=(n, 11, 1))),
+    )
     if shared:
         data = tuple(np.broadcast_to(part[:1], part.shape) for part in data)
     rates = rng.uniform(0.001, 0.1, n)
     together, losses = launched(program, recipe, parameters, data, first=3, shared=shared, rates=rates, steps=9)
     for k in range(n):
         own = [part[k : k + 1] for part in data]
-        alone = launched(program, recipe, parameters[k : k + 1], own, first=3 + k, shared=shared, rates=rates[k:][:1], steps=9)
+        alone = launched(
+            program, recipe, parameters[k : k + 1], own, first=3 + k, shared=shared, rates=rates[k:][:1], steps=9
+        )
         np.testing.assert_array_equal(together[k], alone[0][0])
         assert losses[k] == alone[1][0] > 0
     assert len({row.tobytes() for row in together}) == n
@@ -246,7 +251,9 @@ def reached(source, mark, number):
 def test_a_step_is_captured_once_for_each_size_of_a_batch(device, emulator, monkeypatch):
     recorded = []
     begin = type(emulator).do
-    monkeypatch.setattr(type(emulator), "do", lambda self, work: (recorded.append(self.recording is not None), begin(self, work)))
+    monkeypatch.setattr(
+        type(emulator), "do", lambda self, work: (recorded.append(self.recording is not None), begin(self, work))
+    )
     net = nnk.Sequential(*LAYERS, device="cuda", rng=0)
     history = net.fit(X, Y, loss="huber", batch_size=10, steps=30, plan="composed")
     captured = sum(recorded)

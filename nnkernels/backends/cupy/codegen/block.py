@@ -24,7 +24,7 @@ def why_not(recipe: Recipe) -> str | None:
     """Return why a recipe has no such program, or None."""
     room = SHARED_BYTES - _fixed_bytes(recipe)
     if room < 0:
-        return f"its activations of {recipe.batch} rows do not fit into a block's {SHARED_BYTES:,} bytes of shared memory"
+        return f"its activations of {recipe.batch} rows do not fit into {SHARED_BYTES:,} bytes of shared memory"
     return None
 
 
@@ -125,7 +125,9 @@ class BlockWriter:
         """Write the copying of parameters and state between their canonical and their padded places."""
         for number, (layer, place) in enumerate(zip(self.recipe.layers, self.places, strict=True)):
             for name in arrays:
-                inside = f"{name}[{self.weights[number]} + e / {layer.n_out} * {self.strides[number]} + e % {layer.n_out}]"
+                inside = (
+                    f"{name}[{self.weights[number]} + e / {layer.n_out} * {self.strides[number]} + e % {layer.n_out}]"
+                )
                 self._move(layer.n_in * layer.n_out, inside, f"{name}_global[{place.weight} + e]", load)
                 if place.bias is not None:
                     inside = f"{name}[{self.biases[number]} + e]"
@@ -163,11 +165,13 @@ class BlockWriter:
         text("__syncthreads();  // the rows of this batch are known, and the parameters of the last step")
         self._pick_rows("minimum(step + 1, steps - 1)", "(step & 1) ^ 1")
         for number, layer in enumerate(recipe.layers):
-            n_in, n, at = layer.n_in, layer.n_out, number + 1
+            n_in, n = layer.n_in, layer.n_out
             weight, bias = self._names(number)
             text(f"// {program.describe_layer(layer)}")
             sizes = f"BATCH, {n_in}, {n}, {self.strides[number]}"
-            for _ in text.block(f"block_dense<{sizes}>({self._inputs(number)}, {weight}, {bias}, [&](int e, real z)", "});"):
+            for _ in text.block(
+                f"block_dense<{sizes}>({self._inputs(number)}, {weight}, {bias}, [&](int e, real z)", "});"
+            ):
                 self._activate(number)
             if number < self.last or self._row_by_row:
                 text("__syncthreads();")

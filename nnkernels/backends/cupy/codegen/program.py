@@ -161,9 +161,7 @@ def dropout_call(recipe: Recipe, number: int, element: str, own: str) -> str:
     """Return the factor of an element of a layer's output."""
     rate = recipe.layers[number].dropout
     threshold, kept = round(rate * 2**32), f"real({1 / (1 - rate)!r})"
-    return (
-        f"dropout_factor(seed, network + {own}, {number}, first_step + step, {element}, {threshold}u, {kept})"
-    )
+    return f"dropout_factor(seed, network + {own}, {number}, first_step + step, {element}, {threshold}u, {kept})"
 
 
 def update_call(recipe: Recipe, p: str, gradient: str, state: dict[str, str]) -> str:
