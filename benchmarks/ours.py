@@ -6,7 +6,6 @@ peers, too, have their data on the GPU before they begin. Single kernels are tim
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -35,7 +34,7 @@ def fit(problem: Problem, *, device: str, way: str | None) -> Fresh:
         "steps": problem.steps,
         "sampling": problem.sampling,
         "plan": way,
-    } | _precision(problem)
+    }
     gpu = device.startswith("cuda")
 
     def fresh() -> Callable[[], Any]:
@@ -55,15 +54,6 @@ def fit(problem: Problem, *, device: str, way: str | None) -> Fresh:
     except nnk.PlanError as error:
         raise Absent(str(error)) from None
     return fresh
-
-
-def _precision(problem: Problem) -> dict[str, str]:
-    """Return the argument of `fit` that asks for products of a precision, if one is asked for."""
-    if problem.precision == "float32":
-        return {}
-    if "precision" not in inspect.signature(nnk.Sequential.fit).parameters:
-        raise Absent(f"fit cannot be asked for {problem.precision} in this version")
-    return {"precision": problem.precision}
 
 
 @cache

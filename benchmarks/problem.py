@@ -99,7 +99,7 @@ class Problem:
 
     def own_network(self, device: str) -> nnk.Sequential:
         """Return the network at its start."""
-        net = nnk.Sequential(*dense(self.layers), device=device, dtype=self.dtype, rng=SEED)
+        net = nnk.Sequential(*dense(self.layers), device=device, dtype=self.dtype, rng=SEED, precision=self.precision)
         net.parameters = dict(zip(net.parameters, self.start, strict=True))
         return net
 
