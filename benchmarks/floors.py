@@ -20,6 +20,7 @@ ptxas makes for sm_90, with the latencies above and 38 cycles for a load that hi
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -253,11 +254,13 @@ PREDICTIONS = {
 }
 
 
+@cache
 def works() -> dict[str, Work]:
     """Return the work of every case for which there is a prediction."""
     from benchmarks.cases import autoencoder, many, mnist_quadratic, mnist_softmax, regression, sine, wide
     from benchmarks.operations import Operation
 
+    large = of_step(wide.gpu_problem(1, "tf32"))
     return {
         "sine": of_step(sine.problem(1)),
         "autoencoder": of_step(autoencoder.problem(1)),
@@ -265,8 +268,8 @@ def works() -> dict[str, Work]:
         "mnist-quadratic": of_step(mnist_quadratic.gpu_problem(1)),
         "mnist-softmax, batch 32": of_step(mnist_softmax.gpu_problem(32, 1)),
         "mnist-softmax, batch 8192, tf32": of_step(mnist_softmax.gpu_problem(8192, 1)),
-        "wide, tf32": of_step(wide.gpu_problem(1, "tf32")),
-        "wide, float32": of_step(wide.gpu_problem(1, "float32")),
+        "wide, tf32": large,
+        "wide, float32": large._replace(precision="float32"),
         "many, 8192 networks": of_many(many.problem(8192, 1)),
         "many, 65536 networks": of_many(many.problem(65536, 1)),
         "sigmoid_forward, 1e8": of_operation(Operation("sigmoid_forward", (10**7, 10))),

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from tolerances import relative
+from ways import closeness, distance, problems, reference, rounding_decides, trained
 
 import nnkernels as nnk
 from nnkernels.backends.numpy import kernels as oracle
@@ -17,7 +20,10 @@ pytestmark = pytest.mark.gpu
 
 cupy = pytest.importorskip("cupy")
 
-from nnkernels.backends.cupy import cublas, kernels, memory, training  # noqa: E402 (after CuPy is known to be there)
+from test_cuda_training import FORMS, RELAXED, fits, recipe_of  # noqa: E402 (after CuPy is known to be there)
+
+from nnkernels.backends.cupy import cublas, kernels, memory, training  # noqa: E402
+from nnkernels.backends.cupy.codegen import choice  # noqa: E402
 
 FLOAT32_ERROR = 3e-6  #: of a product of matrices in true float32, relative to its norm
 TF32_ERROR = 2e-3  #: in tf32, whose numbers have 10 bits: far above the one, and not more than this
@@ -96,6 +102,45 @@ def test_repeated_runs_have_the_same_bits_however_they_are_cut(name, plan):
     np.testing.assert_array_equal(history.loss, second.loss)
     cut, _ = train(name, plan=plan, log_every=137)
     same_bits(cut, first)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_program_trains_a_drawn_network_as_composed_numpy_does(form, dtype, monkeypatch):
+    """Few networks: NVRTC takes a second for each."""
+    monkeypatch.setattr(choice, "generated", lambda recipe, networks=1: FORMS[form](recipe))
+    told = Counter()
+
+    @settings(RELAXED, max_examples=6)
+    @given(
+        problems(widest=9, most_rows=40, most_steps=25).filter(lambda problem: fits(form, recipe_of(problem, dtype)))
+    )
+    def compare(problem):
+        told[agrees(problem, dtype, "generated")] += 1
+
+    compare()
+    assert told[True] >= 3
+
+
+def test_composed_steps_train_a_drawn_network_as_numpy_does(dtype):
+    told = Counter()
+
+    @settings(RELAXED, max_examples=25)
+    @given(problems())
+    def compare(problem):
+        told[agrees(problem, dtype, "composed")] += 1
+
+    compare()
+    assert told[True] > 12
+
+
+def agrees(problem, dtype, plan):
+    """Compare a run with the reference; return False where rounding decides how it ends."""
+    expected = reference(problem, dtype)
+    apart = distance(trained(*problem, device="cuda", dtype=dtype, plan=plan), expected)
+    if apart <= closeness(dtype):
+        return True
+    assert rounding_decides(problem, dtype, expected), f"{apart:.3g} apart"
+    return False
 
 
 def test_a_launch_lasts_no_longer_than_it_may():

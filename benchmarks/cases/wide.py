@@ -6,7 +6,6 @@ On a GPU 4096-4096-4096-10, batch 8192, in tf32 and in float32.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import numpy as np
 
@@ -42,7 +41,6 @@ def gpu_problem(steps: int, precision: str) -> Problem:
     return make(GPU_LAYERS, x, t, loss=loss, lr=0.01, batch=GPU_BATCH, steps=steps, precision=precision)
 
 
-@cache
 def _data(n_rows: int, n_in: int) -> tuple[Host, Host]:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n_rows, n_in), np.float32)
