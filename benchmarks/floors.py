@@ -20,7 +20,7 @@ ptxas makes for sm_90, with the latencies above and 38 cycles for a load that hi
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -212,7 +212,7 @@ def rows(work: Work, units: float) -> dict[str, Row]:
     longest, _ = work.floor(model)
     note = f"computed for an {model.name}, not measured"
     return {
-        f"floor: {name}": Row("limit" if name == longest else "bound", lambda value=seconds: value, units, note)
+        f"floor: {name}": Row("limit" if name == longest else "bound", partial(float, seconds), units, note)
         for name, seconds in work.seconds(model).items()
         if seconds > 0
     }

@@ -37,7 +37,7 @@ def seconds_of(
     return sum(elapsed(*pair) for pair in pairs) / 1e3
 
 
-def scrap() -> Any:
+def scrap() -> Scrap:
     """Return CuPy memory to flush the cache with: its `zero` enqueues the write."""
     import cupy
 

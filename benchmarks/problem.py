@@ -170,6 +170,16 @@ class Many(Problem):
 
     rates: Host = field(default_factory=lambda: np.ones(1, np.float32))
 
+    def first(self, steps: int) -> Many:
+        """Return the first steps of the run as a run of its own."""
+        return replace(self, steps=steps, order=self.rows[:steps])
+
+    @property
+    def rows(self) -> Host:
+        """`order`, which such a run always has."""
+        assert self.order is not None
+        return self.order
+
     @property
     def networks(self) -> int:
         """How many there are."""
@@ -181,8 +191,16 @@ def many(one: Problem, networks: int, drawn: int) -> Many:
     rng = np.random.default_rng(SEED)
     start = [rng.uniform(-1, 1, (networks, *array.shape)).astype(one.dtype) for array in one.start]
     order = np.empty((networks, drawn, 1), np.int64)
-    nnk.device("cpu").kernels.draw_indices(one.seed, 0, 0, sampling=one.sampling, n_rows=len(one.x), out=order)
+    _drawing().draw_indices(one.seed, 0, 0, sampling=one.sampling, n_rows=len(one.x), out=order)
     fields = {name: getattr(one, name) for name in one.__dataclass_fields__}
     rates = rng.uniform(0.5 * one.lr, one.lr, networks).astype(one.dtype)
     rows = np.ascontiguousarray(order[:, :, 0].T.astype(np.int32))
     return Many(**fields | {"start": start, "order": rows, "rates": rates})
+
+
+def _drawing() -> Any:
+    """Return the kernels that draw fastest on the host; the bits are the same."""
+    try:
+        return nnk.device("numba").kernels
+    except (ImportError, nnk.BackendUnavailable):
+        return nnk.device("numpy").kernels

@@ -32,7 +32,7 @@ def train_many(problem: Many) -> list[Host]:
     """Return the weights of all networks after the run, in float64."""
     one = problem.wide()
     parameters = [array.copy() for array in one.start]
-    for rows in one.order[: one.steps]:  # a row a network
+    for rows in problem.rows[: one.steps]:  # a row a network
         gradients = _gradients(one, parameters, one.x[rows][:, None], one.t[rows][:, None])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter -= problem.rates.astype(float).reshape(-1, *[1] * (parameter.ndim - 1)) * gradient

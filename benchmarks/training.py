@@ -121,7 +121,7 @@ def gpu_entries(problem: Problem, *, compiled: bool = True) -> list[Entry]:
         Whether to compile what PyTorch runs, which takes longer than all the rest.
     """
     graphs, cuda = ("graphs" if problem.optimizer == "sgd" else "module_graphs"), {"device": "cuda"}
-    rows = [
+    rows: list[tuple[str, str, str, dict[str, Any]]] = [
         ("JAX scan" if problem.order is not None else "JAX fori_loop", "jax", "scan", {}),
         ("PyTorch CUDA graphs", "torch", graphs, cuda),
         ("PyTorch by hand", "torch", "by_hand", cuda),

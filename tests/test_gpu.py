@@ -1,5 +1,6 @@
 """What only a real GPU can show: `pytest -m gpu` runs this file, and the whole suite on device="cuda"."""
 
+import gc
 import subprocess
 import sys
 import time
@@ -418,6 +419,7 @@ def test_memory_is_given_back_after_runs():
     for _ in range(10):
         for plan in ("composed", "generated"):
             train("rows in lanes", plan=plan, steps=50)
+        gc.collect()
         used.append(pool.used_bytes())
     assert used[-1] <= used[1]
 

@@ -69,7 +69,7 @@ def _case(settings: Settings, workers: Workers, run: Many) -> Case:
 
 def _row(settings: Settings, workers: Workers, run: Many, entry: Entry, expected: Callable[[], list[Host]]) -> Row:
     module = MODULES.get(entry.library, entry.library)
-    steps = run.steps if entry.kind == "own" else max(1, round(len(run.order) * entry.share))
+    steps = run.steps if entry.kind == "own" else max(1, round(len(run.rows) * entry.share))
     options = {"processors": settings.threads, **entry.options}
     try:
         _, result = workers.row(module, entry.function, run.first(CHECKED_STEPS), **options)

@@ -33,9 +33,8 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
 
 def points(quick: bool, gpu: bool = False) -> list[tuple[int, int, int]]:
     """Return (width, hidden layers, batch) of every point; few on a GPU, where a run has to end within minutes."""
-    widths, depths, batches = ((4, 64), (1, 3), (1, 64)) if quick else ((1, 4, 16, 64, 256), (1, 2, 3, 6), (1, 16, 256))
-    if gpu:
-        widths, depths, batches = ((4,), (1,), (1,)) if quick else ((4, 16, 64), (1, 3), (1, 16))
+    short, full = ((4, 64), (1, 3), (1, 64)), ((1, 4, 16, 64, 256), (1, 2, 3, 6), (1, 16, 256))
+    widths, depths, batches = short if quick else ((4, 16, 64), (1, 3), (1, 16)) if gpu else full
     return [(width, depth, batch) for batch in batches for depth in depths for width in widths]
 
 

@@ -21,7 +21,7 @@ def available() -> str | None:
     return None
 
 
-def _product(shape: tuple[int, int, int], precision: str) -> Callable[[], Any]:
+def _product(shape: tuple[int, ...], precision: str) -> Callable[[], Any]:
     """Return a call of cuBLAS: (m, k) @ (k, n) of numbers that are drawn, into an array made before."""
     import cupy
     import numpy as np
@@ -67,7 +67,7 @@ def _together(memory: Scrap, calls: list[Callable[[], Any]], loops: int) -> Meas
 
 def product(op: Operation) -> Fresh:
     """The product of a forward pass alone, without a bias, by cuBLAS."""
-    call, memory = _product(op.shape, op.precision), scrap()  # type: ignore[arg-type] (three numbers)
+    call, memory = _product(op.shape, op.precision), scrap()
     return lambda: lambda: Measured(memory.seconds_of(call, op.loops), None)
 
 

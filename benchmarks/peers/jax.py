@@ -108,7 +108,7 @@ def many(problem: Many, *, columns: bool = False) -> Fresh:
     """
     import jax
 
-    x, t, order = (jax.device_put(array) for array in (problem.x, problem.t, problem.order[: problem.steps]))
+    x, t, order = (jax.device_put(array) for array in (problem.x, problem.t, problem.rows[: problem.steps]))
     rates = jax.device_put(problem.rates)
     one = _columns_step(problem) if columns else _many_step(problem)
 
