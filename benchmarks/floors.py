@@ -13,8 +13,7 @@ multiprocessors. Special functions: CUDA C++ Programming Guide, arithmetic instr
 16 results a clock and multiprocessor. Latencies: Abdelkhalik et al., arXiv 2208.11174 (A100: 4 cycles for a dependent
 add or multiply-add, about 20 for ex2 and rcp), and Luo et al., arXiv 2402.13499 (H100: shared memory 29 cycles, and
 an order of 260 for L2). A node of a CUDA graph whose kernel waits for the one before: 1.3 us, as users report it for
-H100; a launch from Python: 5 us and more. Predictions of whole-run programs: the cycles of a step in the schedule that
-ptxas makes for sm_90, with the latencies above and 38 cycles for a load that hits L1.
+H100; a launch from Python: 5 us and more. Predictions of whole-run programs: `cycles.py`.
 """
 
 from __future__ import annotations

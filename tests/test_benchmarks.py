@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from benchmarks import floors, gpu, ours, readme, reference, report
+from benchmarks import cycles, floors, gpu, ours, readme, reference, report
 from benchmarks.__main__ import command
 from benchmarks.case import FAILED, WRONG, Case, Row, Settings
 from benchmarks.cases import GPU_NAMES, NAMES, autoencoder, many, mnist_quadratic, mnist_softmax, regression, sine
@@ -290,6 +290,38 @@ def test_predictions_are_above_the_floors_and_in_the_readme():
         assert prediction.seconds > works[name].floor(floors.H200)[1], name
     text = (ROOT / "benchmarks" / "README.md").read_text()
     assert floors.markdown() in text, "run `python -m benchmarks.floors` and paste what it prints"
+
+
+def instruction(address, text, stall, sets=7, waits=0):
+    """Return an instruction as nvdisasm prints it."""
+    control = (waits << 11 | sets << 5 | stall) << 41
+    return f"        /*{address:04x}*/  {text} ;  /* 0x{0:016x} */\n    /* 0x{control:016x} */\n"
+
+
+def test_the_cycles_of_a_loop_are_what_they_are_by_hand():
+    """A special function that is waited for, and the slow path of a division, which is not taken."""
+    text = instruction(0x0, "MOV R1, RZ", 4)
+    text += ".L_x_4:\n" + instruction(0x10, "MUFU.EX2 R4, R4", 1, sets=2)
+    text += instruction(0x20, "FADD R5, R4, 1", 4, waits=0b100)
+    text += instruction(0x30, "@P0 BRA `(.L_x_2)", 5)
+    text += instruction(0x40, "MOV R6, 0x60", 7) + instruction(0x50, "CALL.REL.NOINC `(slow)", 5)
+    text += instruction(0x60, "BRA `(.L_x_3)", 5)
+    text += ".L_x_2:\n" + instruction(0x70, "FMUL R4, R5, R5", 4) + ".L_x_3:\n"
+    text += instruction(0x80, "@!P1 BRA `(.L_x_4)", 6) + instruction(0x90, "EXIT", 5)
+    body = cycles.loop(cycles.parse(text))
+    assert [one.name for one in body] == ["MUFU.EX2", "FADD", "BRA", "FMUL", "BRA"]
+    found = cycles.estimate(body)
+    assert found.cycles == 20 + 4 + 5 + 4 + 6
+    assert found.waits == [(19, "FADD R5, R4, 1")]
+
+
+def test_the_program_of_the_sine_is_estimated_from_its_machine_code():
+    try:
+        found = cycles.of_problem(sine.problem(1))
+    except Absent as absent:
+        pytest.skip(str(absent))
+    assert floors.of_step(sine.problem(1)).cycles < found.cycles < 500
+    assert 50 < found.instructions < 200
 
 
 def test_every_peer_on_a_gpu_runs_what_takes_about_as_long():
