@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from cupy.cuda import memory as cupy_memory
 from cupy.cuda import runtime
-from emulator.compiler import Library
 
+from emulator.compiler import Library
 from nnkernels.backends.cupy import cublas, launch
 
 GUARD = 64  #: bytes before and behind every array, which nothing may write to

@@ -161,8 +161,8 @@ def options(dtype: str) -> tuple[str, ...]:
 
 
 def text(*names: str) -> str:
-    """Return `.cu` files, one after another."""
-    return "\n".join((FOLDER / f"{name}.cu").read_text() for name in names)
+    """Return `.cu` files, one after another; the compiler's errors name the file, and the line in it."""
+    return "".join(f'#line 1 "{name}.cu"\n{(FOLDER / f"{name}.cu").read_text()}' for name in names)
 
 
 def complete(file: str) -> str:
