@@ -26,10 +26,10 @@ from nnkernels._workspace import Call, Forward, Step
 
 if TYPE_CHECKING:
     from nnkernels._network import Sequential
-    from nnkernels.backends.numba.training import WholeRun
+    from nnkernels.backends import cupy, numba
     from nnkernels.backends.protocol import Array
 
-    Run = ComposedRun | WholeRun
+    Run = ComposedRun | numba.training.WholeRun | cupy.training.WholeRun
 
 LOGS = 100  #: log points of a run, unless told otherwise
 ROWS_AT_ONCE = 8192  #: rows of a forward pass over a whole data set
@@ -190,6 +190,10 @@ def fit(
 
 def _start(plan: Plan, *args: Any, **kwargs: Any) -> Run:
     """Return the run of a plan."""
+    if plan.work.device.kind == "cuda":
+        from nnkernels.backends.cupy.training import start
+
+        return start(plan, *args, **kwargs)
     if plan.way == "composed":
         return ComposedRun(*args, **kwargs)
     from nnkernels.backends.numba.training import WholeRun

@@ -8,6 +8,7 @@ from cuda_budgets import BUDGETS, FLOAT64_IN_FLOAT32
 from emulator.nvrtc import ARCHITECTURES, CompileError, build, build_file, instructions, virtual_instructions
 
 from nnkernels.backends.cupy import launch
+from nnkernels.backends.cupy.files import read
 
 DTYPES = ("float32", "float64")
 #: what a float32 kernel does with its float64 parameters: it rounds them
@@ -33,14 +34,14 @@ def test_every_kernel_has_a_budget():
 
 def test_an_error_names_the_file_and_the_line():
     source = launch.complete("updates").replace("sign(w[i])", "sine(w[i])")
-    line = next(n for n, text in enumerate(launch.text("updates").splitlines()) if "sign(w[i])" in text)
+    line = next(n for n, text in enumerate(read("updates").splitlines()) if "sign(w[i])" in text)
     with pytest.raises(CompileError, match=rf'updates\.cu\({line}\): error: identifier "sine" is undefined'):
         build(source, "sm_90", launch.options("float32"))
 
 
 def test_a_spill_is_seen():
     source = (
-        launch.text("prelude")
+        read("prelude")
         + """
 extern "C" __global__ void spilling(real *x, int n) {
     real all[64];

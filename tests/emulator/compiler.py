@@ -80,7 +80,7 @@ def _compiled(source: str, options: tuple[str, ...]) -> Path:
     command = [
         compiler(),
         *("-x", "c++", "-std=c++17", "-shared", "-fPIC", "-fno-gnu-unique", "-U_FORTIFY_SOURCE", "-ffp-contract=off"),
-        *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-clobbered"),
+        *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-parameter"),
         *flags,
         *("-include", str(HEADER), "-"),
     ]

@@ -41,6 +41,7 @@ class Emulator:
         self.schedule, self.seed = "forward", 0
         self.launched, self.edit, self.options = [], lambda source: source, ()
         self.guarded = []
+        self.recording, self.refuses_capture = None, False
         self.free = 1 << 40
 
     # ---- memory
@@ -76,14 +77,29 @@ class Emulator:
         signature = library.signature(name)
 
         def function(grid, block, arguments, shared_mem=0):
-            self.launched.append(name)
             assert len(arguments) == len(signature), f"{name}: {len(arguments)} arguments"
             cells = [_cell(name, *pair) for pair in zip(arguments, signature, strict=True)]
-            library.launch(
-                name, grid, block, cells, shared=shared_mem, schedule=self.schedule, seed=self.seed + len(self.launched)
-            )
+            self.do(lambda: self._launch(library, name, grid, block, cells, shared_mem))
 
         return function
+
+    def _launch(self, library, name, grid, block, cells, shared):
+        self.launched.append(name)
+        seed = self.seed + len(self.launched)
+        library.launch(name, grid, block, cells, shared=shared, schedule=self.schedule, seed=seed)
+
+    # ---- capture
+
+    def do(self, work):
+        """Do some work of the stream, or record it while a graph is captured."""
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+    def copy(self, to, source, nbytes, kind, stream):
+        """Stand in for cudaMemcpyAsync."""
+        self.do(lambda: ctypes.memmove(to, source, nbytes))
 
 
 def _cell(name, value, code):
@@ -98,8 +114,29 @@ def _cell(name, value, code):
     return (ctypes.c_char * value.nbytes).from_buffer_copy(value.tobytes())
 
 
-def _memcpy(to, source, nbytes, kind, stream):
-    ctypes.memmove(to, source, nbytes)
+class Stream:
+    """Stand in for `cupy.cuda.Stream`: it can be captured."""
+
+    def __init__(self, emulator):
+        self.emulator, self.ptr = emulator, 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def synchronize(self):
+        assert self.emulator.recording is None, "a capture may not be waited for"
+
+    def begin_capture(self):
+        if self.emulator.refuses_capture:
+            raise runtime.CUDARuntimeError(runtime.errorInvalidValue)
+        self.emulator.recording = []
+
+    def end_capture(self):
+        work, self.emulator.recording = self.emulator.recording, None
+        return SimpleNamespace(launch=lambda: [step() for step in work])
 
 
 @contextmanager
@@ -110,11 +147,12 @@ def emulated(**settings):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cupy, "RawModule", emulator.raw_module)
         patch.setattr(cupy.cuda, "Device", lambda index: nullcontext())
-        patch.setattr(cupy.cuda, "get_current_stream", lambda: SimpleNamespace(ptr=0))
+        patch.setattr(cupy.cuda, "get_current_stream", lambda: Stream(emulator))
+        patch.setattr(cupy.cuda, "Stream", lambda non_blocking: Stream(emulator))
         for name, stand_in in {
             "getDevice": lambda: 0,
-            "memcpyAsync": _memcpy,
-            "streamSynchronize": lambda stream: None,
+            "memcpyAsync": emulator.copy,
+            "streamSynchronize": lambda stream: Stream(emulator).synchronize(),
             "memGetInfo": lambda: (emulator.free, 1 << 40),
         }.items():
             patch.setattr(runtime, name, stand_in)

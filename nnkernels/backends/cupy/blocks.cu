@@ -1,6 +1,6 @@
-// Vectors and matrices that the threads of a block share: each takes every THREADS-th element.
+// Vectors and matrices that the threads of a block share.
 
-#define FOR_THREADS(e, n) for (int e = threadIdx.x; e < (n); e += THREADS)
+#define FOR_THREADS(e, n) for (int e = threadIdx.x; e < (n); e += int(blockDim.x))
 
 // Where the rows of a batch begin: in shared memory, one after another, or anywhere in the data.
 template <int N> struct Rows {
@@ -36,7 +36,7 @@ __device__ __forceinline__ void block_dense_backward(const real *dz, const real 
     }
 }
 
-// For every weight and bias: its gradient, of which `use_weight(place, gradient)` and `use_bias` make what is kept.
+// For every weight, or every bias: its gradient, of which `use(place, gradient)` makes what is kept.
 template <int ROWS, int I, int O, int STRIDE, class X, class F>
 __device__ __forceinline__ void block_weight_gradients(X x, const real *dz, F use) {
     FOR_THREADS(e, I * O) {

@@ -2,14 +2,6 @@
 //
 // Printed from nnkernels/_formulas.py by `python -m nnkernels.backends`: edit the formulas, not this file.
 
-struct Activated {
-    real a, slope;
-};
-
-struct Lost {
-    real loss, slope;
-};
-
 // a = z.
 __device__ __forceinline__ Activated identity_at(real z) {
     const real a = real(1) * z;
@@ -99,7 +91,6 @@ __device__ __forceinline__ Activated gelu_at(real z) {
 
 // (p - t)**2 / 2, summed over a row's outputs.
 __device__ __forceinline__ Lost half_squared_error_at(real p, real t, real n) {
-    (void)n;
     const real d = p - t;
     const real loss = real(0.5) * d * d;
     const real slope = d;

@@ -9,7 +9,6 @@ from __future__ import annotations
 import operator
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cupy
@@ -19,12 +18,12 @@ from cupy.cuda import runtime
 from nnkernels._errors import DeviceError
 from nnkernels.backends.cupy import memory
 from nnkernels.backends.cupy.faults import faults
+from nnkernels.backends.cupy.files import read
 from nnkernels.backends.protocol import Array
 
 THREADS = 256  #: of a block of an elementwise kernel
 MOST_BLOCKS = 4096  #: of such a launch; kernels loop where there is more work
 
-FOLDER = Path(__file__).parent
 #: the files that hold kernels, and what is compiled before each
 SOURCES = {
     "activations": ("prelude", "formulas"),
@@ -141,11 +140,13 @@ class Library:
         CUDA C++, complete.
     dtype : str
         Of `real`.
+    contracted : bool
+        Whether the compiler may make one rounding of ``a * b + c``.
     """
 
-    def __init__(self, source: str, dtype: str) -> None:
+    def __init__(self, source: str, dtype: str, contracted: bool = True) -> None:
         self.signatures = signatures(source, dtype)
-        self.module = cupy.RawModule(code=source, options=options(dtype), backend="nvrtc")
+        self.module = cupy.RawModule(code=source, options=options(dtype, contracted), backend="nvrtc")
         self.kernels: dict[str, Kernel] = {}
 
     def kernel(self, name: str) -> Kernel:
@@ -155,31 +156,26 @@ class Library:
         return self.kernels[name]
 
 
-def options(dtype: str) -> tuple[str, ...]:
-    """Return the compiler's options for a dtype."""
-    return (*OPTIONS, f"-DREAL={'float' if dtype == 'float32' else 'double'}")
-
-
-def text(*names: str) -> str:
-    """Return `.cu` files, one after another; the compiler's errors name the file, and the line in it."""
-    return "".join(f'#line 1 "{name}.cu"\n{(FOLDER / f"{name}.cu").read_text()}' for name in names)
+def options(dtype: str, contracted: bool = True) -> tuple[str, ...]:
+    """Return the compiler's options."""
+    return (*OPTIONS, f"-DREAL={'float' if dtype == 'float32' else 'double'}", f"--fmad={str(contracted).lower()}")
 
 
 def complete(file: str) -> str:
     """Return a file of kernels with what it needs before it."""
-    return text(*SOURCES[file], file)
+    return read(*SOURCES[file], file)
 
 
 @cache
-def library(source: str, dtype: str, device: int) -> Library:
+def library(source: str, dtype: str, device: int, contracted: bool = True) -> Library:
     """Return a compiled source; it is compiled once for a dtype and a device."""
-    return Library(source, dtype)
+    return Library(source, dtype, contracted)
 
 
 @cache
 def _files() -> dict[str, str]:
     """Return in which file each kernel stands."""
-    return {name: file for file in SOURCES for name in signatures(text(file), "float32")}
+    return {name: file for file in SOURCES for name in signatures(read(file), "float32")}
 
 
 @cache
@@ -219,7 +215,7 @@ def networks(array: Array, axes: int) -> int:
 @cache
 def constant(file: str, name: str) -> int:
     """Return the value of a `constexpr int` of a file."""
-    match = re.search(rf"constexpr int {name} = (\d+);", text(file))
+    match = re.search(rf"constexpr int {name} = (\d+);", read(file))
     assert match, f"{file}.cu defines no {name}"
     return int(match[1])
 

@@ -4,19 +4,16 @@
 
 extern "C" __global__ void sgd_update(real *p, const real *g, const real *lr, const int64 *step, double weight_decay,
                                       int64 per_rate, int64 size) {
-    (void)step;
     FOR_EACH(i, size) sgd_at(p[i], g[i], lr[i / per_rate], real(weight_decay));
 }
 
 extern "C" __global__ void sgd_momentum_update(real *p, const real *g, real *v, const real *lr, const int64 *step,
                                                double momentum, double weight_decay, int64 per_rate, int64 size) {
-    (void)step;
     FOR_EACH(i, size) sgd_momentum_at(p[i], g[i], v[i], lr[i / per_rate], real(momentum), real(weight_decay));
 }
 
 extern "C" __global__ void sgd_nesterov_update(real *p, const real *g, real *v, const real *lr, const int64 *step,
                                                double momentum, double weight_decay, int64 per_rate, int64 size) {
-    (void)step;
     FOR_EACH(i, size) sgd_nesterov_at(p[i], g[i], v[i], lr[i / per_rate], real(momentum), real(weight_decay));
 }
 
@@ -69,6 +66,5 @@ extern "C" __global__ void rmsprop_update(real *p, const real *g, real *v, const
     }
     __syncthreads();
     const real rest = once[0];
-    (void)step;
     FOR_EACH(i, size) rmsprop_at(p[i], g[i], v[i], lr[i / per_rate], rest, real(alpha), real(eps), real(weight_decay));
 }

@@ -18,7 +18,15 @@ typedef unsigned int uint32;
 constexpr uint32 ALL_LANES = 0xffffffffu;
 constexpr int SUM_THREADS = 512;  // of a block that sums over a network's data or parameters
 
-// ---- what the formulas call. These keep NaN, unlike CUDA's own min and max. ----------------------------------------
+// ---- what the formulas return, and what they call; these keep NaN, unlike CUDA's own min and max ---------------------
+
+struct Activated {
+    real a, slope;
+};
+
+struct Lost {
+    real loss, slope;
+};
 
 template <class T> __device__ __forceinline__ T maximum(T a, T b) { return a > b || a != a ? a : b; }
 template <class T> __device__ __forceinline__ T minimum(T a, T b) { return a < b || a != a ? a : b; }

@@ -92,10 +92,9 @@ class CudaDialect(Dialect):
             "optimizers.cu": ("Optimizer updates on flat parameter buffers.", OPTIMIZERS, _optimizer),
         }
         formulas = HEADER.format(title="The formulas, for one element: what every kernel and whole-run program calls.")
-        formulas += "\nstruct Activated {\n    real a, slope;\n};\n\nstruct Lost {\n    real loss, slope;\n};\n"
-        formulas += "".join(_activation_formula(*item) for item in ACTIVATIONS.items())
-        formulas += "".join(_loss_formula(*item) for item in LOSSES.items())
-        formulas += "".join(_optimizer_formula(*item) for item in OPTIMIZERS.items())
+        formulas += "".join(activation_function(*item) for item in ACTIVATIONS.items())
+        formulas += "".join(loss_function(*item) for item in LOSSES.items())
+        formulas += "".join(optimizer_function(*item) for item in OPTIMIZERS.items())
         return (
             super().files()
             | {"formulas.cu": formulas}
@@ -136,35 +135,32 @@ def call_lines(start: str, arguments: Iterable[str], end: str) -> str:
     return text + line.rstrip() + "\n"
 
 
-def _activation_formula(name: str, formula: Formula) -> str:
+def activation_function(name: str, formula: Formula) -> str:
+    """Return ``<name>_at(z)``, which returns the activation and its slope."""
     body = _constants(needed(formula.statements(), ["a", "slope"]))
     return _function(formula.summary, f"Activated {name}_at", ["real z"], [*body, "return {a, slope};"])
 
 
-def _loss_formula(name: str, formula: Formula) -> str:
+def loss_function(name: str, formula: Formula) -> str:
+    """Return ``<name>_at(p, t, n, ...)``, which returns an output's loss and its slope."""
     arguments = ["real p", "real t", "real n", *(f"real {scalar}" for scalar in formula.scalars)]
     body = _constants(needed(formula.statements(), ["loss", "slope"]))
-    unused = "" if any("n" in _names(tree) for _, tree in formula.statements()) else "(void)n;"
     return _function(
-        formula.summary, f"Lost {name}_at", arguments, [*filter(None, [unused]), *body, "return {loss, slope};"]
+        formula.summary, f"Lost {name}_at", arguments, [*body, "return {loss, slope};"]
     )
 
 
-def _optimizer_formula(name: str, formula: Formula) -> str:
+def optimizer_function(name: str, formula: Formula, statements: Statements | None = None) -> str:
+    """Return ``<name>_at(p, g, state..., numbers...)``, which changes p and the state; `statements` replace its own."""
+    statements = formula.statements() if statements is None else statements
     changed = ("p", *formula.state)
     numbers = ["lr", *(pair[0] for pair in parse(formula.once)), *formula.scalars]
     arguments = ["real &p", "real g", *(f"real &{array}" for array in formula.state), *(f"real {n}" for n in numbers)]
-    used = set().union(*(_names(tree) for _, tree in formula.statements()))
-    body = [f"(void){n};" for n in numbers if n not in used]
-    body += [
+    body = [
         f"{'' if target in changed else 'const real '}{target} = {CudaDialect({}).write(tree)};"
-        for target, tree in formula.statements()
+        for target, tree in statements
     ]
     return _function(formula.summary, f"void {name}_at", arguments, body)
-
-
-def _names(tree: ast.expr) -> set[str]:
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 def _kernel(name: str, arguments: Iterable[str], body: Iterable[str], bounds: str = "") -> str:
@@ -225,8 +221,6 @@ def _optimizer(name: str, formula: Formula) -> str:
         body += [f"    once[{k}] = real({name});" for k, (name, _) in enumerate(once)]
         body += ["}", "__syncthreads();"]
         body += [f"const real {', '.join(f'{name} = once[{k}]' for k, (name, _) in enumerate(once))};"]
-    if "step" not in set().union(*(_names(tree) for _, tree in once)):
-        body += ["(void)step;"]
     body += call_lines(f"FOR_EACH(i, size) {name}_at(", given, ");").rstrip().split("\n")
     return _kernel(f"{name}_update", [*arrays, *numbers, "int64 per_rate", "int64 size"], body)
 

@@ -1,7 +1,8 @@
 // Small vectors in registers: every loop is unrolled and every index a constant, so that no array reaches memory.
 // Whole-run programs are compiled without contraction of a * b + c: where one rounding is meant, it says fma.
 
-#define UNROLLED(i, n) _Pragma("unroll") for (int i = 0; i < (n); ++i)
+#define UNROLLED(i, n) UNROLLED_RANGE(i, 0, n)
+#define UNROLLED_RANGE(i, start, stop) _Pragma("unroll") for (int i = (start); i < (stop); ++i)
 
 // start + the sum of x[i] * w[i * STRIDE]; long sums in four parts, whose latencies overlap.
 template <int N, int STRIDE> __device__ __forceinline__ real dot(const real *x, const real *w, real start) {
