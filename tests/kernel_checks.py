@@ -133,9 +133,13 @@ class Check(_Comparison):
         assert error <= TOLERANCES[self.dtype], f"{name} is off by {error:.2g}"
 
 
-def check_file(file, dtype, *, shapes=FIXED, seed=0, scale=1.0, **settings):
-    """Run a file's check on an emulated GPU of its own; return the emulator."""
-    with np.errstate(all="ignore"), emulated(**settings) as emulator:
+def check_file(file, dtype, *, shapes=FIXED, values=(0, 1.0), order=("forward", 0), **settings):
+    """Run a file's check on an emulated GPU of its own; return the GPU.
+
+    `values` are the seed and scale of the arrays, `order` is the schedule of the threads and its seed.
+    """
+    schedule, seed = order
+    with np.errstate(all="ignore"), emulated(schedule=schedule, seed=seed, **settings) as emulator:
         for shape in shapes:
-            getattr(Check(dtype, shape, seed, scale), file)()
+            getattr(Check(dtype, shape, *values), file)()
     return emulator

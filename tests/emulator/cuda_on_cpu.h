@@ -2,10 +2,12 @@
 //
 // Every thread of a block is a fiber: it runs until it waits at a barrier or a shuffle, or returns. A schedule says in
 // which order fibers go on (forward, reverse, or random before every turn), so that a result that hangs on the order,
-// because a barrier is missing, shows. Blocks run one after another, in the schedule's order, too. Shared memory is
-// filled with 0xff (NaN) before every block. What a GPU would leave undefined is an error here: a barrier that some
-// threads of a block do not reach, a warp whose lanes disagree about a mask, a shuffle that reads a lane outside it.
+// because a barrier is missing, shows. A warp goes on as long as it can while the others stand still. Blocks run one
+// after another, in the schedule's order, too. Shared memory is filled with 0xff (NaN) before every block. What a GPU
+// would leave undefined is an error here: a barrier that some threads of a block do not reach, a warp whose lanes
+// disagree about a mask, a shuffle that reads a lane outside it.
 #pragma once
+#include <algorithm>
 #include <csetjmp>
 #include <cstdarg>
 #include <cstdint>
@@ -260,17 +262,30 @@ inline void release_block_barrier(size_t waiting) {
     }
 }
 
+// Runs a warp until its threads wait or have returned: the others may be far behind. At random it is left earlier.
+inline bool run_warp(unsigned number) {
+    std::vector<unsigned> turns(std::min<size_t>(32, fibers.size() - number * 32));
+    arrange(turns);
+    for (bool progress = false;; progress = true) {
+        bool moved = false;
+        if (order == RANDOM) arrange(turns);
+        for (unsigned lane : turns)
+            if (fibers[number * 32 + lane].state == RUNNABLE) {
+                resume(fibers[number * 32 + lane]);
+                moved = true;
+            }
+        if (!moved) return progress;
+        if (order == RANDOM && next_random() % 4 == 0) return true;
+    }
+}
+
 inline void run_block() {
-    std::vector<unsigned> turns(fibers.size());
+    std::vector<unsigned> turns(warps.size());
     arrange(turns);
     for (;;) {
         bool progress = false;
         if (order == RANDOM) arrange(turns);
-        for (unsigned id : turns)
-            if (fibers[id].state == RUNNABLE) {
-                resume(fibers[id]);
-                progress = true;
-            }
+        for (unsigned number : turns) progress |= run_warp(number);
         size_t alive = 0, waiting = 0;
         for (auto &fiber : fibers) {
             alive += fiber.state != DONE;
