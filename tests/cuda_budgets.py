@@ -1,4 +1,4 @@
-"""What each kernel may use of a GPU: the one table. `python -m emulator.nvrtc`, in this folder, prints it as measured.
+"""What each kernel may use of a GPU: the one table. `python tests/cuda_budgets.py` prints it as measured.
 
 A GPU hands out registers to a thread in eights; with 32 a multiprocessor of 65,536 holds its 2,048 threads, with 40
 it holds 1,632. No kernel may spill a register or keep an array in local memory.
@@ -69,6 +69,17 @@ BUDGETS = {
     "tanh_forward": (32, 32, 0, 0),
 }
 
+#: the same for the whole-run programs of `cuda_programs.py`; 0 where float64 is too much for the registers
+PROGRAM_BUDGETS = {
+    "rows": (168, 248, 0, 0),
+    "rows of 8 lanes": (160, 0, 0, 0),
+    "units": (64, 104, 160, 320),
+    "units of three layers": (248, 0, 384, 0),
+    "block": (144, 168, 8152, 16208),
+    "block of two warps a row": (96, 120, 19944, 39600),
+    "block in global memory": (120, 128, 5328, 10496),
+}
+
 #: Kernels of float32 that compute in float64, and where; no other kernel may.
 FLOAT64_IN_FLOAT32 = {
     "categorical_cross_entropy_forward": "total",
@@ -84,3 +95,30 @@ FLOAT64_IN_FLOAT32 = {
     "rmsprop_update": "once a block",
     "clip_by_norm": "the sum of squares, and once a block",
 }
+
+
+def main() -> None:
+    """Print the tables as they are measured: the most of any architecture, registers rounded up to eights."""
+    from cuda_programs import PROGRAMS, written
+    from emulator.nvrtc import ARCHITECTURES, build_file, build_program
+
+    from nnkernels.backends.cupy import launch
+
+    rows: dict[str, list[int]] = {}
+    for column, dtype in enumerate(("float32", "float64")):
+        for architecture in ARCHITECTURES:
+            uses = [item for file in launch.SOURCES for item in build_file(file, dtype, architecture).use.items()]
+            for name in PROGRAMS:
+                program, fits = written(name, dtype)
+                if fits:
+                    uses.append((name, build_program(program.complete, dtype, architecture).use["run"]))
+            for name, use in uses:
+                row = rows.setdefault(name, [0] * 4)
+                row[column] = max(row[column], -(-use.registers // 8) * 8)
+                row[2 + column] = max(row[2 + column], use.shared)
+    for name in (*sorted(rows.keys() - PROGRAMS.keys()), *PROGRAMS):
+        print(f'    "{name}": {tuple(rows[name])},')  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

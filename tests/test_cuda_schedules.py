@@ -1,10 +1,12 @@
 """Every kernel gives NumPy's numbers, whatever the order in which a GPU's threads run; and each barrier is needed."""
 
 import re
+from functools import cache
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from cuda_programs import PROGRAMS, check_program, written
 from emulator.compiler import KernelError
 from emulator.host import emulated
 from hypothesis import given, settings
@@ -30,7 +32,7 @@ def shapes(draw):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("file", launch.SOURCES)
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(
     shape=shapes(),
     values=st.tuples(st.integers(0, 2**32), st.sampled_from([0.1, 1.0, 4.0])),
@@ -46,35 +48,49 @@ def test_no_kernel_is_left_unchecked(file):
     assert set(check_file(file, "float32").launched) >= launch.signatures(read(file), "float32").keys()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_whole_run_programs_train_as_numpy_in_every_order_of_threads(name, dtype):
+    for order in ORDERS:
+        check_program(name, dtype, order=order)
+
+
 # ---- barriers --------------------------------------------------------------------------------------------------------
 
 BARRIER = re.compile(r"__sync(?:threads|warp)\(\);")
-#: a file whose barriers are deleted: what notices it, which is the check of that file or of one that includes it
-NOTICED_BY = {file: file for file in launch.SOURCES} | {"prelude": "twice"}
+#: a file whose barriers are deleted: what notices it
+NOTICED_BY = {file: file for file in launch.SOURCES} | {"prelude": "twice", "lanes": "units of three layers"}
 BARRIERS = [
-    pytest.param(path.stem, number, id=f"{path.name}-{number}")
+    pytest.param(read(path.stem), number, NOTICED_BY.get(path.stem), id=f"{path.name}-{number}")
     for path in sorted(FOLDER.glob("*.cu"))
     for number in range(len(BARRIER.findall(path.read_text())))
+] + [
+    pytest.param(written(name, "float32")[0].source, number, name, id=f"{name}-{number}")
+    for name in PROGRAMS
+    for number in range(len(BARRIER.findall(written(name, "float32")[0].source)))
 ]
 
 
-def without_barrier(file, number):
-    """Return what deletes one barrier of a file from a source that includes the file."""
-    text = read(file)
+@pytest.mark.parametrize(("text", "number", "check"), BARRIERS)
+def test_the_deletion_of_a_barrier_is_noticed(text, number, check):
     match = list(BARRIER.finditer(text))[number]
-    return lambda source: source.replace(text, text[: match.start()] + ";" + text[match.end() :])
+    without = text[: match.start()] + ";" + text[match.end() :]
+    assert _holds(check)
+    assert any(_fails(check, order, edit=lambda source: source.replace(text, without)) for order in ORDERS), (
+        "no schedule notices: is the barrier needed?"
+    )
 
 
-@pytest.mark.parametrize(("file", "number"), BARRIERS)
-def test_the_deletion_of_a_barrier_is_noticed(file, number):
-    check, edit = NOTICED_BY[file], without_barrier(file, number)
-    assert not any(_fails(check, order) for order in ORDERS[:3])
-    assert any(_fails(check, order, edit=edit) for order in ORDERS), "no schedule notices: is the barrier needed?"
+@cache
+def _holds(check):
+    """Tell whether a check passes with all barriers in place."""
+    return not any(_fails(check, order) for order in ORDERS)
 
 
 def _fails(check, order, **settings):
+    checks = {"twice": check_twice} | dict.fromkeys(PROGRAMS, check_program)
     try:
-        (check_twice if check == "twice" else check_file)(check, "float32", order=order, **settings)
+        checks.get(check, check_file)(check, "float32", order=order, **settings)
     except (AssertionError, KernelError):
         return True
     return False

@@ -16,7 +16,7 @@ from cupy.cuda import memory as cupy_memory
 from cupy.cuda import runtime
 
 from emulator.compiler import Library
-from nnkernels.backends.cupy import cublas, launch
+from nnkernels.backends.cupy import cublas, launch, probe
 
 GUARD = 64  #: bytes before and behind every array, which nothing may write to
 MARK = 0xA5
@@ -168,3 +168,12 @@ def emulated(**settings):
             cupy.cuda.set_allocator(allocator)
             for cached in (launch.library, launch._kernel):
                 cached.cache_clear()
+
+
+@contextmanager
+def pretended(**settings):
+    """Let CUDA be the emulator, and let the package find a GPU; yields the emulator."""
+    with emulated(**settings) as emulator, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "check_cuda", lambda: None)
+        patch.setattr(probe, "count_devices", lambda: 1)
+        yield emulator

@@ -1,7 +1,4 @@
-"""CUDA C++ as NVIDIA's own compiler takes it: what a kernel uses of a GPU, and its machine code. No GPU is needed.
-
-``python -m emulator.nvrtc``, in the folder of the tests, prints the table of `cuda_budgets.py` as it is measured.
-"""
+"""CUDA C++ as NVIDIA's own compiler takes it: what a kernel uses of a GPU, and its code. No GPU is needed."""
 
 import re
 import subprocess
@@ -65,6 +62,12 @@ def build_file(file: str, dtype: str, architecture: str) -> Compiled:
     return build(launch.complete(file), architecture, launch.options(dtype))
 
 
+@cache
+def build_program(source: str, dtype: str, architecture: str) -> Compiled:
+    """Compile a whole-run program, as a run does."""
+    return build(source, architecture, launch.options(dtype, contracted=False))
+
+
 def _uses(log: str) -> dict[str, Use]:
     found = {}
     for part in log.split("ptxas info    : Compiling ")[1:]:
@@ -95,21 +98,3 @@ def instructions(cubin: bytes) -> dict[str, list[str]]:
 def disassembler() -> Path:
     """Return the path of nvdisasm, which comes as a wheel."""
     return Path(next(file for file in files("nvidia-cuda-nvdisasm") if file.name == "nvdisasm").locate())
-
-
-def measured() -> dict[str, tuple[int, int, int, int]]:
-    """Return, for every kernel, its registers and shared bytes in float32 and float64, the most of any architecture."""
-    table: dict[str, list[int]] = {}
-    for file in launch.SOURCES:
-        for column, dtype in enumerate(("float32", "float64")):
-            for architecture in ARCHITECTURES:
-                for name, use in build_file(file, dtype, architecture).use.items():
-                    row = table.setdefault(name, [0] * 4)
-                    row[column] = max(row[column], use.registers)
-                    row[2 + column] = max(row[2 + column], use.shared)
-    return {name: tuple(row) for name, row in sorted(table.items())}
-
-
-if __name__ == "__main__":
-    for kernel, (single, double, *shared) in measured().items():
-        print(f'    "{kernel}": ({-(-single // 8) * 8}, {-(-double // 8) * 8}, {shared[0]}, {shared[1]}),')  # noqa: T201

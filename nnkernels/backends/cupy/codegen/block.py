@@ -159,7 +159,8 @@ class BlockWriter:
             sizes = f"BATCH, {n_in}, {n}, {self.strides[number]}"
             for _ in text.block(f"block_dense<{sizes}>({self._inputs(number)}, {weight}, {bias}, [&](int e, real z)", "});"):
                 self._activate(number)
-            text("__syncthreads();")
+            if number < self.last or self._loss_by_rows:
+                text("__syncthreads();")
 
     def _activate(self, number: int) -> None:
         """Write what becomes of an element's z: its output a and slope s."""
@@ -185,12 +186,17 @@ class BlockWriter:
             below = f"[&](int e, real da) {{ d{number}[e] = da{slope}; }}"
             text(f"block_dense_backward<{sizes}>(d{number + 1}, {weight}, {below});", "__syncthreads();")
 
+    @property
+    def _loss_by_rows(self) -> bool:
+        """Whether the loss needs a whole row; if not, an output's thread goes on with what it has written itself."""
+        return self.recipe.loss == "categorical_cross_entropy" or self.recipe.last_activation == "softmax"
+
     def _loss(self) -> None:
         """Write the loss of each row, and its slope with respect to the last z."""
         recipe, text, n, at = self.recipe, self.text, self.recipe.n_out, self.last + 1
         text(f"// {recipe.loss}")
         call = program.loss_call(recipe)
-        if recipe.loss == "categorical_cross_entropy" or recipe.last_activation == "softmax":
+        if self._loss_by_rows:
             for _ in text.block("FOR_THREADS(row, BATCH)"):  # a row a thread
                 text(f"real *z = a{at} + row * {n}, *dz = d{at} + row * {n};")
                 text(f"const real *target = t + rows[row] * {n}, factor = factors[row];")
