@@ -44,6 +44,8 @@ class ComposedRun:
         Of the row order and of dropout.
     """
 
+    note = ""  #: what went another way than planned
+
     def __init__(
         self,
         network: Sequential,

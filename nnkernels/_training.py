@@ -260,6 +260,8 @@ def _run(
     for callback in callbacks:
         callback.on_train_end(progress)
     history.seconds = time.perf_counter() - start
+    if run.note:
+        history.plan = plan.replace(reason=f"{plan.reason}; {run.note}")
     return history
 
 

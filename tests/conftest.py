@@ -54,9 +54,10 @@ def _why_no_gpu(config):
 
 @pytest.fixture(autouse=True)
 def emulator(request, monkeypatch):
-    """The emulated GPU, there for the tests of the "cuda" backend alone; None where the GPU is real, or none is used."""
+    """The emulated GPU, there for the tests of the "cuda" backend; None where the GPU is real, or none is used."""
     emulator, parameters = request.config.emulator, getattr(request.node, "callspec", None)
-    if emulator is None or parameters is None or "cuda" not in parameters.params.values():
+    given = [] if parameters is None else [value for value in parameters.params.values() if isinstance(value, str)]
+    if emulator is None or "cuda" not in given:
         yield None
         return
     monkeypatch.setattr(probe, "check_cuda", lambda: None)
@@ -65,17 +66,28 @@ def emulator(request, monkeypatch):
     emulator.check_guards()
 
 
+def load(backend):
+    """Return a backend's module; "cuda" without asking whether there is a GPU."""
+    return import_module(f"nnkernels.backends.{'cupy' if backend == 'cuda' else backend}.kernels")
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
 def kernels(request):
     """A backend's module."""
-    if request.param == "cuda":  # `load` would ask for a GPU
-        return import_module("nnkernels.backends.cupy.kernels")
-    return nnk.backends.load(request.param)
+    return load(request.param)
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def device(request):
     """The string that names a backend's device."""
+    return request.param
+
+
+@pytest.fixture(
+    scope="session", params=[backend for backend in BACKENDS if getattr(backend, "id", "") != "cuda-emulated"]
+)
+def real_device(request):
+    """The same without the emulated one, which takes thousands of steps in minutes."""
     return request.param
 
 
@@ -93,7 +105,7 @@ def unwatched():
 
 def on_host(array):
     """Return a NumPy array of what a network on any device hands out."""
-    return array if isinstance(array, np.ndarray) else import_module("nnkernels.backends.cupy.kernels").to_host(array)
+    return array if isinstance(array, np.ndarray) else load("cuda").to_host(array)
 
 
 class Arrays:

@@ -10,7 +10,7 @@ from nnkernels.backends.cupy import kernels as cuda
 from nnkernels.backends.cupy import launch
 from nnkernels.backends.cupy.files import read
 
-ORDERS = [("forward", 0), ("reverse", 0), *(("random", seed) for seed in range(4))]
+ORDERS = [("forward", 0), ("reverse", 0), *((order, seed) for order in ("random", "warps") for seed in range(3))]
 
 
 def run(body, *, threads=64, blocks=1, size=64, order=("forward", 0), before="", **settings):

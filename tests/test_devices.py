@@ -106,7 +106,7 @@ def test_fit_never_moves_a_network(monkeypatch):
     assert (net.device.kind, history.device.kind) == ("numpy", "numpy")
 
 
-# ---- cuda: why it cannot be used --------------------------------------------------------------------------------------
+# ---- cuda: why it cannot be used -------------------------------------------------------------------------------------
 
 CUDA_REASONS = {
     "no CuPy": (None, "needs CuPy, which is not installed", "pip install 'nnkernels[cuda13]'"),

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-SCHEDULES = ("forward", "reverse", "random")
+SCHEDULES = ("forward", "reverse", "random", "warps")
 OPTIONS = ("-O1",)  #: "-fsanitize=..." goes here, too
 
 _running = threading.Lock()  # there is one pretended GPU, and its fibers are everybody's

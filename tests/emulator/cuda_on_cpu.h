@@ -1,13 +1,12 @@
 // Runs CUDA C++ kernels on one CPU thread. Force-included in front of an unchanged `.cu` source that g++ compiles.
 //
 // Every thread of a block is a fiber: it runs until it waits at a barrier or a shuffle, or returns. A schedule says in
-// which order fibers go on (forward, reverse, or random before every turn), so that a result that hangs on the order,
-// because a barrier is missing, shows. A warp goes on as long as it can while the others stand still. Blocks run one
-// after another, in the schedule's order, too. Shared memory is filled with 0xff (NaN) before every block. What a GPU
-// would leave undefined is an error here: a barrier that some threads of a block do not reach, a warp whose lanes
-// disagree about a mask, a shuffle that reads a lane outside it.
+// which order fibers go on (forward, reverse, random before every turn, or one warp as far as it gets before the next),
+// so that a result that hangs on the order, because a barrier is missing, shows. Blocks run one after another, in the
+// schedule's order, too. Shared memory is filled with 0xff (NaN) before every block. What a GPU would leave undefined is
+// an error here: a barrier that some threads of a block do not reach, a warp whose lanes disagree about a mask, a
+// shuffle that reads a lane outside it.
 #pragma once
-#include <algorithm>
 #include <csetjmp>
 #include <cstdarg>
 #include <cstdint>
@@ -84,7 +83,7 @@ inline void (*body)(void *);
 inline void *body_arguments;
 inline char *dynamic_start;
 
-enum Order { FORWARD, REVERSE, RANDOM };
+enum Order { FORWARD, REVERSE, RANDOM, WARPS };
 inline Order order;
 inline uint64_t random_state;
 
@@ -225,7 +224,7 @@ inline uint64_t next_random() {
 
 inline void arrange(std::vector<unsigned> &turns) {
     for (size_t i = 0; i < turns.size(); ++i) turns[i] = order == REVERSE ? turns.size() - 1 - i : i;
-    if (order == RANDOM)
+    if (order >= RANDOM)
         for (size_t i = turns.size(); i > 1; --i) std::swap(turns[i - 1], turns[next_random() % i]);
 }
 
@@ -262,30 +261,36 @@ inline void release_block_barrier(size_t waiting) {
     }
 }
 
-// Runs a warp until its threads wait or have returned: the others may be far behind. At random it is left earlier.
-inline bool run_warp(unsigned number) {
-    std::vector<unsigned> turns(std::min<size_t>(32, fibers.size() - number * 32));
-    arrange(turns);
-    for (bool progress = false;; progress = true) {
-        bool moved = false;
-        if (order == RANDOM) arrange(turns);
-        for (unsigned lane : turns)
-            if (fibers[number * 32 + lane].state == RUNNABLE) {
-                resume(fibers[number * 32 + lane]);
-                moved = true;
-            }
-        if (!moved) return progress;
-        if (order == RANDOM && next_random() % 4 == 0) return true;
+inline bool take_turns(std::vector<unsigned> &turns) {
+    bool progress = false;
+    for (unsigned id : turns)
+        if (fibers[id].state == RUNNABLE) {
+            resume(fibers[id]);
+            progress = true;
+        }
+    return progress;
+}
+
+// Each warp in turn, as far as it gets without the others.
+inline bool take_warps(std::vector<unsigned> &turns) {
+    bool progress = false;
+    std::vector<unsigned> order_of_warps(warps.size()), lanes;
+    arrange(order_of_warps);
+    for (unsigned warp : order_of_warps) {
+        lanes.clear();
+        for (unsigned id : turns)
+            if (id / 32 == warp) lanes.push_back(id);
+        while (take_turns(lanes)) progress = true;
     }
+    return progress;
 }
 
 inline void run_block() {
-    std::vector<unsigned> turns(warps.size());
+    std::vector<unsigned> turns(fibers.size());
     arrange(turns);
     for (;;) {
-        bool progress = false;
         if (order == RANDOM) arrange(turns);
-        for (unsigned number : turns) progress |= run_warp(number);
+        const bool progress = order == WARPS ? take_warps(turns) : take_turns(turns);
         size_t alive = 0, waiting = 0;
         for (auto &fiber : fibers) {
             alive += fiber.state != DONE;

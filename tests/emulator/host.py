@@ -131,7 +131,7 @@ class Stream:
 
     def begin_capture(self):
         if self.emulator.refuses_capture:
-            raise runtime.CUDARuntimeError(runtime.errorInvalidValue)
+            raise runtime.CUDARuntimeError(1)  # cudaErrorInvalidValue
         self.emulator.recording = []
 
     def end_capture(self):

@@ -1,6 +1,7 @@
 """The CUDA backend: every kernel of the Protocol, through CuPy. Each is a launch; the arithmetic is in the `.cu` files.
 
-The elementwise kernels stand beside it in `activations.py`, `losses.py` and `optimizers.py`, and in `formulas.cu`.
+The elementwise kernels stand beside it in `activations.py`, `losses.py` and `optimizers.py`, their formulas in
+`formulas.cu`; the random ones in `random.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from nnkernels.backends.cupy.launch import fill as fill
 from nnkernels.backends.cupy.losses import *  # noqa: F403
 from nnkernels.backends.cupy.memory import empty as empty
 from nnkernels.backends.cupy.optimizers import *  # noqa: F403
-from nnkernels.backends.numpy.random import SORT_LIMIT
+from nnkernels.backends.cupy.random import draw_indices as draw_indices
+from nnkernels.backends.cupy.random import dropout_mask as dropout_mask
 from nnkernels.backends.protocol import Array
 
 PRECISIONS = tuple(cublas.MATH_MODES)  #: of a product of float32 matrices
@@ -55,7 +57,8 @@ def from_host(array: np.ndarray[Any, Any]) -> Array:
 def to_host(array: Array) -> np.ndarray[Any, Any]:
     """Return a copy on the host, after all kernels that write to it."""
     host = np.empty(array.shape, array.dtype)
-    memory.download(contiguous(array), out=host)
+    with device_scope(array.data.device_id):
+        memory.download(contiguous(array), out=host)
     return host
 
 
@@ -176,30 +179,3 @@ def gather(x: Array, rows: Array, *, out: Array) -> None:
     n = out.shape[-1]
     own = x.shape[-2] * n if x.ndim > 2 else 0
     elementwise("gather", out.dtype, out.size, out, x, rows, n, out.shape[-2] * n, own)
-
-
-def draw_indices(seed: int, network: int, first_step: int, *, sampling: str, n_rows: int, out: Array) -> None:
-    """Write the rows of each step's batch; see the Protocol."""
-    count, batch = out.shape[-2:]
-    steps = (first_step, count, batch, n_rows)
-    if sampling == "replacement":
-        elementwise("draw_replacement", np.float32, out.size, out, seed, network, *steps)
-    elif sampling == "sequential":
-        elementwise("draw_sequential", np.float32, out.size, out, *steps)
-    elif n_rows > SORT_LIMIT:
-        elementwise("draw_feistel", np.float32, out.size, out, seed, network, *steps)
-    elif out.size:
-        per_epoch, tile = -(-n_rows // batch), constant("random", "TILE")
-        epochs = (first_step + count - 1) // per_epoch - first_step // per_epoch + 1
-        grid = (-(-n_rows // tile), epochs, networks(out, 2))
-        elementwise("draw_nothing", np.float32, out.size, out, *steps)
-        kernel("draw_sorted", np.float32)(grid, tile, out, seed, network, *steps)
-
-
-def dropout_mask(seed: int, network: int, layer: int, step: Array, rate: float, *, out: Array) -> None:
-    """Write 0 with probability `rate`, else 1 / (1 - rate); see the Protocol."""
-    batch, n = out.shape[-2:]
-    size, kept = batch * n, 1 / (1 - rate)
-    grid = (-(-size // 1024), networks(out, 2))
-    threshold = round(rate * 2**32)
-    kernel("dropout_mask", out.dtype)(grid, 256, out, step, seed, network, layer, threshold, kept, size)

@@ -145,9 +145,7 @@ def loss_function(name: str, formula: Formula) -> str:
     """Return ``<name>_at(p, t, n, ...)``, which returns an output's loss and its slope."""
     arguments = ["real p", "real t", "real n", *(f"real {scalar}" for scalar in formula.scalars)]
     body = _constants(needed(formula.statements(), ["loss", "slope"]))
-    return _function(
-        formula.summary, f"Lost {name}_at", arguments, [*body, "return {loss, slope};"]
-    )
+    return _function(formula.summary, f"Lost {name}_at", arguments, [*body, "return {loss, slope};"])
 
 
 def optimizer_function(name: str, formula: Formula, statements: Statements | None = None) -> str:

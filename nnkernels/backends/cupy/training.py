@@ -97,8 +97,8 @@ class CapturedRun(ComposedRun):
         return graph
 
     def _record(self, stream: Any, size: int) -> Any:
-        stream.begin_capture()
         try:
+            stream.begin_capture()
             self._call(size)
         except (KernelFault, runtime.CUDARuntimeError) as error:
             self.note = f"CUDA refused to capture a step ({error}), whose kernels are launched one by one"

@@ -24,7 +24,7 @@ def why_not(recipe: Recipe) -> str | None:
     """Return why a recipe has no such program, or None."""
     room = SHARED_BYTES - _fixed_bytes(recipe)
     if room < 0:
-        return f"its activations of {recipe.batch} rows do not fit into a block's {SHARED_BYTES:,} bytes of shared memory"
+        return f"its activations of {recipe.batch} rows do not fit into {SHARED_BYTES:,} bytes of shared memory"
     return None
 
 
@@ -41,7 +41,7 @@ def _itemsize(recipe: Recipe) -> int:
 def _fixed_bytes(recipe: Recipe) -> int:
     """Return the bytes of a batch's rows, outputs, slopes and deltas, and of the sums over the block."""
     elements = sum(3 * layer.n_out for layer in recipe.layers) * recipe.batch
-    return elements * _itemsize(recipe) + recipe.batch * (8 + _itemsize(recipe)) + 16 * MOST_THREADS // 32
+    return elements * _itemsize(recipe) + 16 * recipe.batch + 16 * MOST_THREADS // 32
 
 
 class BlockWriter:
@@ -71,6 +71,7 @@ class BlockWriter:
         recipe, text = self.recipe, self.text
         for _ in program.begin_run(text, "THREADS"):
             self._begin()
+            self._pick_rows("0", "0")
             for _ in program.steps(text, recipe):
                 self._forward()
                 self._backward()
@@ -91,6 +92,11 @@ class BlockWriter:
         """Return a layer's activation, as far as it is applied to each element before the loss."""
         return self.recipe.last_activation if number == self.last else self.recipe.layers[number].activation_name
 
+    @property
+    def _row_by_row(self) -> bool:
+        """Whether a thread takes the loss of a whole row; otherwise, that of the elements whose z it has computed."""
+        return self.recipe.loss == "categorical_cross_entropy" or self.recipe.last_activation == "softmax"
+
     # ---- the beginning and the end
 
     def _begin(self) -> None:
@@ -107,7 +113,8 @@ class BlockWriter:
             size = f"BATCH * {layer.n_out}"
             slope = f"s{number + 1}[{size}], " if self.sloped[number] else ""
             text(f"__shared__ real a{number + 1}[{size}], {slope}d{number + 1}[{size}];")
-        text("__shared__ int64 rows[BATCH];", "__shared__ real factors[BATCH];", "__shared__ double sums[THREADS / 32];")
+        # two of these: the next step's are written while this step's are read
+        text("__shared__ int64 picked[2][BATCH];", "__shared__ double sums[THREADS / 32];")
         if recipe.normed:
             text("__shared__ real tops[THREADS / 32];")
         if self.shared:
@@ -118,7 +125,9 @@ class BlockWriter:
         """Write the copying of parameters and state between their canonical and their padded places."""
         for number, (layer, place) in enumerate(zip(self.recipe.layers, self.places, strict=True)):
             for name in arrays:
-                inside = f"{name}[{self.weights[number]} + e / {layer.n_out} * {self.strides[number]} + e % {layer.n_out}]"
+                inside = (
+                    f"{name}[{self.weights[number]} + e / {layer.n_out} * {self.strides[number]} + e % {layer.n_out}]"
+                )
                 self._move(layer.n_in * layer.n_out, inside, f"{name}_global[{place.weight} + e]", load)
                 if place.bias is not None:
                     inside = f"{name}[{self.biases[number]} + e]"
@@ -146,20 +155,25 @@ class BlockWriter:
         n = self.recipe.layers[number].n_in
         return f"Rows<{n}>{{a{number}}}" if number else f"DataRows<{n}>{{x, rows}}"
 
+    def _pick_rows(self, step: str, turn: str) -> None:
+        """Write where the rows of a step's batch are in the data."""
+        self.text(f"FOR_THREADS(row, BATCH) picked[{turn}][row] = {program.row_of(self.recipe, step, 'row')};")
+
     def _forward(self) -> None:
         recipe, text = self.recipe, self.text
-        for _ in text.block("FOR_THREADS(row, BATCH)"):
-            text(f"rows[row] = {program.row_of(recipe, 'step', 'row')};")
-            text(f"factors[row] = {program.factor_of(recipe, 'row', 'rows[row]')};")
-        text("__syncthreads();  // the rows of this batch are known, the parameters of the last step written")
+        text("const int64 *const rows = picked[step & 1];")
+        text("__syncthreads();  // the rows of this batch are known, and the parameters of the last step")
+        self._pick_rows("minimum(step + 1, steps - 1)", "(step & 1) ^ 1")
         for number, layer in enumerate(recipe.layers):
-            n_in, n, at = layer.n_in, layer.n_out, number + 1
+            n_in, n = layer.n_in, layer.n_out
             weight, bias = self._names(number)
             text(f"// {program.describe_layer(layer)}")
             sizes = f"BATCH, {n_in}, {n}, {self.strides[number]}"
-            for _ in text.block(f"block_dense<{sizes}>({self._inputs(number)}, {weight}, {bias}, [&](int e, real z)", "});"):
+            for _ in text.block(
+                f"block_dense<{sizes}>({self._inputs(number)}, {weight}, {bias}, [&](int e, real z)", "});"
+            ):
                 self._activate(number)
-            if number < self.last or self._loss_by_rows:
+            if number < self.last or self._row_by_row:
                 text("__syncthreads();")
 
     def _activate(self, number: int) -> None:
@@ -186,20 +200,16 @@ class BlockWriter:
             below = f"[&](int e, real da) {{ d{number}[e] = da{slope}; }}"
             text(f"block_dense_backward<{sizes}>(d{number + 1}, {weight}, {below});", "__syncthreads();")
 
-    @property
-    def _loss_by_rows(self) -> bool:
-        """Whether the loss needs a whole row; if not, an output's thread goes on with what it has written itself."""
-        return self.recipe.loss == "categorical_cross_entropy" or self.recipe.last_activation == "softmax"
-
     def _loss(self) -> None:
         """Write the loss of each row, and its slope with respect to the last z."""
         recipe, text, n, at = self.recipe, self.text, self.recipe.n_out, self.last + 1
         text(f"// {recipe.loss}")
         call = program.loss_call(recipe)
-        if self._loss_by_rows:
-            for _ in text.block("FOR_THREADS(row, BATCH)"):  # a row a thread
+        if self._row_by_row:
+            for _ in text.block("FOR_THREADS(row, BATCH)"):
                 text(f"real *z = a{at} + row * {n}, *dz = d{at} + row * {n};")
-                text(f"const real *target = t + rows[row] * {n}, factor = factors[row];")
+                text("const int64 from = rows[row];", f"const real *target = t + from * {n};")
+                text(f"const real factor = {program.factor_of(recipe, 'row', 'from')};")
                 if recipe.loss == "categorical_cross_entropy":
                     text(f"total += categorical<{n}>(z, target, factor, dz);")
                 else:
@@ -207,8 +217,9 @@ class BlockWriter:
                     text(f"softmax_slope<{n}>(dz, z, dz);")
             return
         for _ in text.block(f"FOR_THREADS(e, BATCH * {n})"):
-            text(f"const real factor = factors[e / {n}];")
-            text(f"total += row_loss<1>(a{at} + e, t + rows[e / {n}] * {n} + e % {n}, factor, d{at} + e, {call});")
+            text(f"const int row = e / {n};", "const int64 from = rows[row];")
+            text(f"const real factor = {program.factor_of(recipe, 'row', 'from')};")
+            text(f"total += row_loss<1>(a{at} + e, t + from * {n} + e % {n}, factor, d{at} + e, {call});")
             text(*[f"d{at}[e] *= s{at}[e];"] * self.sloped[self.last])
 
     def _update(self) -> None:

@@ -145,7 +145,7 @@ def row_of(recipe: Recipe, step: str, row: str) -> str:
 
 
 def factor_of(recipe: Recipe, row: str, place: str) -> str:
-    """Return the factor of a row's loss."""
+    """Return the factor of the loss of row number `row`, which is at `place` in the data."""
     if recipe.factor is not None:
         return f"real({recipe.factor!r})"
     factor = f"share * weight[{place}]" if recipe.weighted else "share"
@@ -162,9 +162,7 @@ def dropout_call(recipe: Recipe, number: int, element: str, own: str) -> str:
     """Return the factor of an element of a layer's output."""
     rate = recipe.layers[number].dropout
     threshold, kept = round(rate * 2**32), f"real({1 / (1 - rate)!r})"
-    return (
-        f"dropout_factor(seed, network + {own}, {number}, first_step + step, {element}, {threshold}u, {kept})"
-    )
+    return f"dropout_factor(seed, network + {own}, {number}, first_step + step, {element}, {threshold}u, {kept})"
 
 
 def update_call(recipe: Recipe, p: str, gradient: str, state: dict[str, str]) -> str:

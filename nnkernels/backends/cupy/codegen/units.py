@@ -46,7 +46,9 @@ class Layout:
         self.biases: list[int | None] = []
         self.rows: list[int | None] = []
         last = len(recipe.layers) - 1
-        for number, (layer, (weight, bias)) in enumerate(zip(recipe.layers, program.tensors(recipe.layers), strict=True)):
+        for number, (layer, (weight, bias)) in enumerate(
+            zip(recipe.layers, program.tensors(recipe.layers), strict=True)
+        ):
             n_in, n = layer.n_in, layer.n_out
             here, first = f"lane < {n}", "lane == 0"
             if number < last:
@@ -112,7 +114,12 @@ class UnitsWriter:
                 self._update()
             self._end()
         widest = max(layer.n_out for layer in recipe.layers[:-1])
-        constants = {"PARAMETERS": recipe.n_parameters, "BATCH": recipe.batch, "HELD": self.layout.size, "WIDEST": widest}
+        constants = {
+            "PARAMETERS": recipe.n_parameters,
+            "BATCH": recipe.batch,
+            "HELD": self.layout.size,
+            "WIDEST": widest,
+        }
         source = program.head(recipe, "A network in the registers of a warp, a unit in each lane.", constants)
         return Whole("units", source + str(text), FILES, WARP, WARP, registers(recipe))
 
