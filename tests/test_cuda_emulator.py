@@ -13,12 +13,12 @@ from nnkernels.backends.cupy.files import read
 ORDERS = [("forward", 0), ("reverse", 0), *((order, seed) for order in ("random", "warps") for seed in range(3))]
 
 
-def run(body, *, threads=64, blocks=1, size=64, order=("forward", 0), before="", **settings):
-    """Run a kernel of real *out (of `size`) and const real *in = 0, 1, ...; return out."""
-    source = f'{read("prelude")}\n#line 1 "planted.cu"\n{before}\nextern "C" __global__ void planted(real *out, const real *in) {{\n{body}\n}}\n'
-    with emulated(schedule=order[0], seed=order[1], **settings):
-        out = cuda.from_host(np.full(size, -1, np.float32))
-        given = cuda.from_host(np.arange(size, dtype=np.float32))
+def run(body, *, threads=64, blocks=1, order=("forward", 0)):
+    """Run a kernel of 64 numbers: real *out, where -1 stands, and const real *in = 0, 1, ...; return out."""
+    head = 'extern "C" __global__ void planted(real *out, const real *in)'
+    source = f'{read("prelude")}#line 1 "planted.cu"\n{head} {{\n\n{body}\n}}\n'
+    with emulated(schedule=order[0], seed=order[1]):
+        out, given = (cuda.from_host(array.astype(np.float32)) for array in (np.full(64, -1), np.arange(64)))
         launch.library(source, "float32", 0).kernel("planted")(blocks, threads, out, given)
         return cuda.to_host(out)
 
@@ -38,7 +38,7 @@ def run(body, *, threads=64, blocks=1, size=64, order=("forward", 0), before="",
         ("if (threadIdx.x == 3) return;\n__syncwarp();", "deadlock: a lane waits at planted.cu:4 .* ffffffff"),
         ("__syncwarp(0xfffffffeu);", "planted.cu:3: the calling lane is not in its own mask fffffffe"),
         (
-            "if (threadIdx.x % 32 < 4) __syncwarp(threadIdx.x % 32 == 3 ? 0xfu : 0x7u);",
+            "if (threadIdx.x % 32 < 3) __syncwarp(threadIdx.x % 32 ? 0x7u : 0x3u);",
             "lanes of one warp disagree about the mask",
         ),
         ("if (threadIdx.x % 2) __syncwarp();\nelse __syncwarp();", "lanes of one warp wait at different places"),
@@ -46,7 +46,10 @@ def run(body, *, threads=64, blocks=1, size=64, order=("forward", 0), before="",
             "if (threadIdx.x < 4) out[0] = __shfl_sync(0xfu, in[0], 7);",
             "planted.cu:3: a shuffle reads lane 7, outside its mask 0000000f",
         ),
-        ("if (threadIdx.x < 20) out[0] = __shfl_xor_sync(0xfffffu, in[0], 16);", "a shuffle reads lane 20, outside"),
+        (
+            "if (threadIdx.x < 20) out[0] = __shfl_xor_sync(0xfffffu, in[0], 16);",
+            "a shuffle reads lane .., outside its mask 000fffff",
+        ),
     ],
     ids=lambda value: value.split("\n")[0][:40],
 )
@@ -99,7 +102,7 @@ def test_a_warp_may_be_far_ahead_of_the_others():
 
 
 def test_blocks_run_in_the_order_of_the_schedule():
-    orders = {tuple(run("out[0] = out[0] * 8 + blockIdx.x;", threads=1, blocks=3, order=order)[:1]) for order in ORDERS}
+    orders = {run("out[0] = out[0] * 8 + blockIdx.x;", threads=1, blocks=3, order=order)[0] for order in ORDERS}
     assert len(orders) > 2, "a result that hangs on the order of blocks shows"
 
 
@@ -121,7 +124,6 @@ def test_memory_that_nobody_wrote_is_nan():
     out = run(body + "out[threadIdx.x] = shared[threadIdx.x];")
     assert np.isnan(out[::2]).all()
     assert (out[1::2] == 0).all()
-    assert np.isnan(run("out[blockIdx.x] = 0;", before="", threads=1)[1:]).sum() == 0
     with emulated():
         assert np.isnan(cuda.to_host(cuda.empty((5,), np.float32))).all()
 
@@ -139,17 +141,17 @@ def test_a_launch_that_no_gpu_takes_is_reported(threads):
 
 @pytest.mark.parametrize("statement", ["out[0] = nope;", "int unused = 3;", "out[0] = in;"])
 def test_what_does_not_compile_is_reported_with_file_and_line(statement):
-    with pytest.raises(KernelError, match="planted.cu:3"):
+    with pytest.raises(KernelError, match=r"planted\.cu:3"):
         run(statement)
 
 
 def test_a_machine_without_a_compiler_fails_and_does_not_skip(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(RuntimeError, match="needs g\\+\\+: install it, or set CXX"):
+    with pytest.raises(RuntimeError, match=r"needs g\+\+: install it, or set CXX"):
         compiler.compiler()
 
 
-# ---- arguments: the emulator looks at them once more, behind the launcher ----------------------------------------------
+# ---- arguments: the emulator looks at them once more, behind the launcher --------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -164,9 +166,11 @@ def test_a_machine_without_a_compiler_fails_and_does_not_skip(monkeypatch):
 )
 def test_arguments_that_a_kernel_does_not_take_are_reported(arguments, report):
     source = read("prelude") + 'extern "C" __global__ void planted(real *out, const real *in) { out[0] = in[0]; }'
-    with emulated() as emulator, pytest.raises((AssertionError, TypeError, AttributeError), match=report):
+    with emulated() as emulator:
         function = emulator.raw_module(source, launch.options("float32"), "nvrtc").get_function("planted")
-        function((1,), (1,), arguments(cuda.from_host(np.zeros(4, np.float32))))
+        given = arguments(cuda.from_host(np.zeros(4, np.float32)))
+        with pytest.raises(AssertionError, match=report):
+            function((1,), (1,), given)
 
 
 def test_a_scalar_of_another_type_is_reported():
@@ -178,34 +182,53 @@ def test_a_scalar_of_another_type_is_reported():
                 module.get_function("clip_by_value")((1,), (32,), (array, limit, size))
 
 
-# ---- what is not reported ----------------------------------------------------------------------------------------------
+# ---- what is not reported --------------------------------------------------------------------------------------------
+
+FAULTLESS = {
+    "plain": "out[threadIdx.x] = 2 * in[threadIdx.x];",
+    "a thread returns where no barrier follows": """
+        if (threadIdx.x >= 64) return;
+        out[threadIdx.x] = 2 * in[threadIdx.x];
+    """,
+    "some lanes meet, as their mask says": """
+        real x = 2 * in[threadIdx.x];
+        if (threadIdx.x % 32 < 8) {
+            __syncwarp(0xffu);
+            x = __shfl_sync(0xffu, x, threadIdx.x);
+        }
+        out[threadIdx.x] = x;
+    """,
+    "warps go different ways": """
+        real x = in[threadIdx.x];
+        if (threadIdx.x < 32) {
+            __syncwarp();
+            x += x;
+        } else {
+            x *= 2;
+            __syncwarp();
+        }
+        __syncthreads();
+        out[threadIdx.x] = x;
+    """,
+    "barriers in a loop": """
+        real x = 0;
+        for (int turn = 0; turn < 4; ++turn) {
+            __syncthreads();
+            x += in[threadIdx.x] / 2;
+        }
+        out[threadIdx.x] = x;
+    """,
+}
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: f"{order[0]}-{order[1]}")
-@pytest.mark.parametrize(
-    "body",
-    [
-        "out[threadIdx.x] = 2 * in[threadIdx.x];",
-        # a thread may return where no barrier follows
-        "if (threadIdx.x >= 64) return;\nout[threadIdx.x] = 2 * in[threadIdx.x];",
-        # some lanes may meet, if their mask says so, and the lanes of different warps may take different ways
-        "real x = 2 * in[threadIdx.x];\nif (threadIdx.x % 32 < 8) {\n__syncwarp(0xffu);\nx = __shfl_sync(0xffu, x, threadIdx.x);\n}"
-        "\nout[threadIdx.x] = x;",
-        "real x = in[threadIdx.x];\nif (threadIdx.x < 32) {\n__syncwarp();\nx += x;\n} else {\nx *= 2;\n__syncwarp();\n}\n"
-        "__syncthreads();\nout[threadIdx.x] = x;",
-        # barriers in a loop whose number of turns is the same for all
-        "real x = 0;\nfor (int turn = 0; turn < 4; ++turn) {\n__syncthreads();\nx += in[threadIdx.x] / 2;\n}\nout[threadIdx.x] = x;",
-    ],
-    ids=["plain", "return", "masks", "warps", "loop"],
-)
-def test_a_kernel_without_fault_runs_in_every_order(body, order):
-    assert (run(body, order=order) == 2 * np.arange(64)).all()
+@pytest.mark.parametrize("name", FAULTLESS)
+def test_a_kernel_without_fault_runs_in_every_order(name, order):
+    assert (run(FAULTLESS[name], order=order) == 2 * np.arange(64)).all()
 
 
 def test_a_block_need_not_fill_its_last_warp():
-    out = run(
-        "__syncwarp();\n__syncthreads();\nout[threadIdx.x] = __shfl_xor_sync(ALL_LANES, in[threadIdx.x], 1);",
-        threads=40,
-    )
+    body = "__syncwarp();\n__syncthreads();\nout[threadIdx.x] = __shfl_xor_sync(ALL_LANES, in[threadIdx.x], 1);"
+    out = run(body, threads=40)
     assert (out[:40] == np.arange(40) ^ 1).all()
     assert (out[40:] == -1).all()

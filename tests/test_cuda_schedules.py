@@ -6,7 +6,7 @@ from functools import cache
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from cuda_programs import PROGRAMS, check_program, written
+from cuda_programs import PROGRAMS, check_program
 from emulator.compiler import SCHEDULES, KernelError
 from emulator.host import emulated
 from hypothesis import given, settings
@@ -64,10 +64,6 @@ BARRIERS = [
     pytest.param(read(path.stem), number, NOTICED_BY.get(path.stem), id=f"{path.name}-{number}")
     for path in sorted(FOLDER.glob("*.cu"))
     for number in range(len(BARRIER.findall(path.read_text())))
-] + [
-    pytest.param(written(name, "float32")[0].source, number, name, id=f"{name}-{number}")
-    for name in PROGRAMS
-    for number in range(len(BARRIER.findall(written(name, "float32")[0].source)))
 ]
 
 
