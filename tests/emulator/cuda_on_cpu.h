@@ -228,9 +228,14 @@ inline void arrange(std::vector<unsigned> &turns) {
         for (size_t i = turns.size(); i > 1; --i) std::swap(turns[i - 1], turns[next_random() % i]);
 }
 
+// Not memset, which AddressSanitizer would find writing between one shared array and the next.
+__attribute__((no_sanitize_address)) inline void poison(volatile char *start, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) start[i] = char(0xff);
+}
+
 inline void prepare_block() {
     const size_t threads = size_t(block_size.x) * block_size.y * block_size.z;
-    if (shared_bytes()) memset(__start_cuda_shared, 0xff, shared_bytes());
+    poison(__start_cuda_shared, shared_bytes());
     memset(dynamic_shared.data(), 0xff, dynamic_shared.size());
     warps.assign((threads + 31) / 32, Warp{});
     const bool reuse = fibers.size() == threads;

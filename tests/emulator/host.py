@@ -18,7 +18,6 @@ from cupy.cuda import runtime
 from emulator.compiler import Library
 from nnkernels.backends.cupy import cublas, launch, probe
 
-GUARD = 64  #: bytes before and behind every array, which nothing may write to
 MARK = 0xA5
 
 
@@ -35,12 +34,14 @@ class Emulator:
         Changes a source before it is compiled; for the mutation test.
     options : tuple of str
         More options for the compiler, such as sanitizers.
+    guard : int
+        Bytes before and behind every array, which nothing may write to.
     """
 
     def __init__(self):
         self.schedule, self.seed = "forward", 0
         self.launched, self.edit, self.options = [], lambda source: source, ()
-        self.guarded = []
+        self.guard, self.guarded = 64, []
         self.recording, self.refuses_capture = None, False
         self.free = 1 << 40
 
@@ -50,17 +51,18 @@ class Emulator:
         """Return host memory as the GPU's: 0xff in every byte, so that a float that nobody wrote is NaN."""
         if nbytes > self.free:
             raise cupy.cuda.memory.OutOfMemoryError(nbytes, 0, 0)
-        block = np.full(nbytes + 2 * GUARD, 0xFF, np.uint8)
-        block[:GUARD] = block[GUARD + nbytes :] = MARK
+        block = np.full(nbytes + 2 * self.guard, 0xFF, np.uint8)
+        block[: self.guard] = block[self.guard + nbytes :] = MARK
         self.guarded.append((block, nbytes))
         self.guarded = self.guarded[-4096:]
         memory = cupy_memory.UnownedMemory(block.ctypes.data, block.nbytes, block, device_id=0)
-        return cupy_memory.MemoryPointer(memory, GUARD)
+        return cupy_memory.MemoryPointer(memory, self.guard)
 
     def check_guards(self):
         """Raise if a kernel has written beside an array."""
         for block, nbytes in self.guarded:
-            if not ((block[:GUARD] == MARK).all() and (block[GUARD + nbytes :] == MARK).all()):
+            guard = (len(block) - nbytes) // 2
+            if not ((block[:guard] == MARK).all() and (block[guard + nbytes :] == MARK).all()):
                 raise AssertionError(
                     f"a kernel wrote beside an array of {nbytes} bytes; launched: {self.launched[-5:]}"
                 )
