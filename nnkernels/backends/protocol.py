@@ -9,6 +9,8 @@ A backend is a *module*; `mypy` and a signature test hold every shipped one to t
 - "..." in a shape stands for leading network axes, none for a single network. Arrays may have any strides.
 - A value that changes from step to step is a *device scalar*: an array of shape () on the device, so that a captured
   graph can be replayed. Python numbers are constants of a run.
+- A backend may have more: ``bias_<activation>_forward(z, b, *, out, slope=None)``, the activation of ``z + b`` in one
+  pass; and, if its module has ``PRECISIONS``, a keyword ``precision`` of both matrix products.
 - Accuracy: within 6 ulp of the exact value; where a slope crosses zero (silu, gelu), of the larger of its two terms.
   Reductions are deterministic.
 """
