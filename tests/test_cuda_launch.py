@@ -112,7 +112,7 @@ def test_null_is_for_optional_parameters_alone():
 
 
 @pytest.mark.parametrize(
-    ("size", "limit"), [(1.0, 1), ("1", 1), (2**63, 1), (-(2**63) - 1, 1), (1, "1"), (1, None), (1, [1.0]), (None, 1)]
+    ("size", "limit"), [(1.0, 1), ("1", 1), (2**63, 1), (np.uint64(2**63), 1), (1, "1"), (1, None), (1, [1.0]), (None, 1)]
 )
 def test_a_number_that_does_not_fit_is_refused(size, limit):
     (g,) = arrays([1])
@@ -131,7 +131,7 @@ def test_a_device_array_is_no_number():
 def test_unsigned_and_short_numbers_have_their_own_range():
     out, step = cuda.empty((1, 1), np.float32), cuda.from_host(np.array(0))
     launch.kernel("dropout_mask", "float32")(1, 32, out, step, 2**64 - 1, 0, 0, 0, 1.0, 1)
-    for seed, layer in ((2**64, 0), (-1, 0), (0, 2**31)):
+    for seed, layer in ((2**64, 0), (-1, 0), (np.int64(-1), 0), (0, 2**31), (0, np.int64(2**31))):
         with pytest.raises(TypeError, match=r"dropout_mask takes (uint64 as seed|int32 as layer), not"):
             launch.kernel("dropout_mask", "float32")(1, 32, out, step, seed, 0, layer, 0, 1.0, 1)
 

@@ -124,7 +124,7 @@ class Kernel:
     def _number(self, parameter: Parameter, value: Any) -> Any:
         try:
             if isinstance(value, _NUMBERS[parameter.dtype.kind]):
-                return parameter.dtype.type(value)
+                return parameter.dtype.type(value.item() if isinstance(value, np.generic) else value)
         except OverflowError:
             pass
         given = type(value).__name__ if isinstance(value, cupy.ndarray) else repr(value)
