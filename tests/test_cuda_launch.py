@@ -112,7 +112,8 @@ def test_null_is_for_optional_parameters_alone():
 
 
 @pytest.mark.parametrize(
-    ("size", "limit"), [(1.0, 1), ("1", 1), (2**63, 1), (np.uint64(2**63), 1), (1, "1"), (1, None), (1, [1.0]), (None, 1)]
+    ("size", "limit"),
+    [(1.0, 1), ("1", 1), (2**63, 1), (np.uint64(2**63), 1), (1, "1"), (1, None), (1, [1.0]), (None, 1)],
 )
 def test_a_number_that_does_not_fit_is_refused(size, limit):
     (g,) = arrays([1])

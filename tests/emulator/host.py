@@ -6,6 +6,7 @@ quietly computing on the host.
 """
 
 import ctypes
+import threading
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from cupy.cuda import memory as cupy_memory
 from cupy.cuda import runtime
 
 from emulator.compiler import Library
-from nnkernels.backends.cupy import cublas, launch, probe
+from nnkernels.backends.cupy import cublas, faults, launch, probe, training
 
 MARK = 0xA5
 
@@ -159,6 +160,8 @@ def emulated(**settings):
         }.items():
             patch.setattr(runtime, name, stand_in)
         patch.setattr(cublas, "load", lambda: None)
+        for module, name in ((cublas, "_threads"), (faults, "_recent"), (training, "_threads")):
+            patch.setattr(module, name, threading.local())  # handles, names and streams are one GPU's
         for cached in (launch.library, launch._kernel):
             cached.cache_clear()
         allocator = cupy.cuda.get_allocator()
