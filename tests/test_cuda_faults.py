@@ -2,7 +2,6 @@
 
 import threading
 
-import cupy
 import numpy as np
 import pytest
 from cupy.cuda import driver, runtime
@@ -115,35 +114,21 @@ def test_the_last_eight_kernels_are_remembered_by_each_thread(monkeypatch):
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
-class Pool:
-    """Stand in for CuPy's pool: what it gives back can be allocated."""
-
-    def __init__(self, gpu, keeps):
-        self.gpu, self.keeps, self.calls = gpu, keeps, 0
-
-    def free_all_blocks(self):
-        self.calls += 1
-        self.gpu.free += self.keeps
-        self.keeps = 0
-
-
 @pytest.fixture
-def pool(gpu, monkeypatch):
-    """The pool of a GPU with 1,000 bytes free, which keeps 500 more."""
-    pool = Pool(gpu, 500)
-    gpu.free = 1000
-    monkeypatch.setattr(cupy, "get_default_memory_pool", lambda: pool)
-    return pool
+def pool(gpu):
+    """A GPU with 1,000 bytes free, whose pool keeps 500 more."""
+    gpu.free, gpu.kept = 1000, 500
+    return gpu
 
 
 def test_memory_that_is_there_is_given_without_freeing_the_pool(pool):
     assert memory.empty((250,), np.float32).nbytes == 1000
-    assert pool.calls == 0
+    assert pool.times_freed == 0
 
 
 def test_where_memory_is_short_the_pool_is_freed_once_and_the_allocation_tried_again(pool):
     assert memory.empty((300,), np.float32).nbytes == 1200
-    assert pool.calls == 1
+    assert pool.times_freed == 1
 
 
 def test_memory_that_is_not_there_is_an_error_that_says_how_much_was_asked_and_is_free(pool):
@@ -152,7 +137,7 @@ def test_memory_that_is_not_there_is_an_error_that_says_how_much_was_asked_and_i
     ) as caught:
         memory.empty((10, 50), np.float64)
     assert (caught.value.asked, caught.value.free) == (4000, 1500)
-    assert pool.calls == 1
+    assert pool.times_freed == 1
 
 
 # ---- many rows -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from nnkernels.backends.cupy import cublas, faults, launch, probe, training
 
 MARK = 0xA5
 
+load_cublas = cublas.load  #: what it is where no GPU is emulated
+
 
 class Emulator:
     """The pretended GPU: how it schedules threads, and what was launched on it.
@@ -35,6 +37,8 @@ class Emulator:
         Changes a source before it is compiled; for the mutation test.
     options : tuple of str
         More options for the compiler, such as sanitizers.
+    free, kept, times_freed : int
+        Bytes that can be allocated, bytes that CuPy's pool keeps, and how often it was told to give them back.
     guard : int
         Bytes before and behind every array, which nothing may write to.
     """
@@ -44,7 +48,7 @@ class Emulator:
         self.launched, self.edit, self.options = [], lambda source: source, ()
         self.guard, self.guarded = 64, []
         self.recording, self.refuses_capture = None, False
-        self.free = 1 << 40
+        self.free, self.kept, self.times_freed = 1 << 40, 0, 0
 
     # ---- memory
 
@@ -58,6 +62,11 @@ class Emulator:
         self.guarded = self.guarded[-4096:]
         memory = cupy_memory.UnownedMemory(block.ctypes.data, block.nbytes, block, device_id=0)
         return cupy_memory.MemoryPointer(memory, self.guard)
+
+    def free_all_blocks(self):
+        """Stand in for the pool's method: what it keeps can be allocated again."""
+        self.times_freed += 1
+        self.free, self.kept = self.free + self.kept, 0
 
     def check_guards(self):
         """Raise if a kernel has written beside an array."""
@@ -159,6 +168,7 @@ def emulated(**settings):
             "memGetInfo": lambda: (emulator.free, 1 << 40),
         }.items():
             patch.setattr(runtime, name, stand_in)
+        patch.setattr(cupy, "get_default_memory_pool", lambda: emulator)
         patch.setattr(cublas, "load", lambda: None)
         for module, name in ((cublas, "_threads"), (faults, "_recent"), (training, "_threads")):
             patch.setattr(module, name, threading.local())  # handles, names and streams are one GPU's
