@@ -1,17 +1,20 @@
 """The launcher: what a kernel takes is read from its source, and whatever it is given is checked against that."""
 
 import re
+import zipfile
+from pathlib import Path
 
 import cupy
 import numpy as np
 import pytest
 from emulator.compiler import Library
 from emulator.host import emulated
+from hatchling.builders.wheel import WheelBuilder
 
 from nnkernels import DeviceError
 from nnkernels.backends.cupy import kernels as cuda
 from nnkernels.backends.cupy import launch
-from nnkernels.backends.cupy.files import read
+from nnkernels.backends.cupy.files import FOLDER, read
 
 DTYPES = ("float32", "float64")
 
@@ -224,3 +227,11 @@ def test_large_work_is_looped_over(monkeypatch):
     cuda.softmax_forward(arrays(values)[0], out=out)
     expected = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(cuda.to_host(out), expected, rtol=1e-5)
+
+
+def test_the_wheel_has_every_source(tmp_path):
+    wheel = next(WheelBuilder(str(FOLDER.parents[2])).build(directory=str(tmp_path), versions=["standard"]))
+    with zipfile.ZipFile(wheel) as archive:
+        names = {Path(name).name for name in archive.namelist() if name.startswith("nnkernels/backends/cupy/")}
+    assert {path.name for path in FOLDER.glob("*.cu")} == {name for name in names if name.endswith(".cu")}
+    assert names >= {"kernels.py", "launch.py"}

@@ -8,6 +8,8 @@ import ctypes
 
 import numpy as np
 
+from emulator.host import note_stand_in
+
 OK, NOT_INITIALIZED, INVALID_VALUE = 0, 1, 7
 FLOAT32, TF32 = 0, 3  #: math modes
 
@@ -38,6 +40,7 @@ class Cublas:
         function = getattr(self, name)
 
         def call(*arguments):
+            note_stand_in()
             self.calls.append(name)
             return self.fails.get(name) or function(*arguments)
 
