@@ -18,7 +18,7 @@ LEAST = 95.0
 
 def main(noted):
     """Print the coverage of the folder, and the lines that only tests with a stand-in have reached."""
-    stand_ins = set(Path(noted).read_text().split("\n"))
+    stand_ins = set(Path(noted).read_text().splitlines())
     measured = coverage.Coverage()
     measured.load()
     statements = covered = 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cuda import pathfinder
 from emulator.blas import TF32, Cublas
-from emulator.host import load_cublas, pretended
+from emulator.host import load_cublas
 from kernel_checks import Check
 from tolerances import relative
 
@@ -16,13 +16,6 @@ from nnkernels.backends.cupy import cublas, memory
 from nnkernels.backends.cupy import kernels as cuda
 
 DTYPES = ("float32", "float64")
-
-
-@pytest.fixture
-def gpu():
-    """An emulated GPU of the test's own."""
-    with pretended() as emulator:
-        yield emulator
 
 
 @pytest.fixture

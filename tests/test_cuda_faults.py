@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 from cupy.cuda import driver, runtime
-from emulator.host import pretended
+from emulator.host import Stream
 
 import nnkernels as nnk
 from nnkernels import _training
@@ -13,14 +13,9 @@ from nnkernels.backends.cupy import faults, launch, memory
 from nnkernels.backends.cupy import kernels as cuda
 
 LAYERS = nnk.Dense(3, 16, activation="tanh"), nnk.Dense(16, 2)
-ILLEGAL_ADDRESS = 700  # cudaErrorIllegalAddress
+pytestmark = pytest.mark.usefixtures("gpu")
 
-
-@pytest.fixture(autouse=True)
-def gpu():
-    """An emulated GPU of the test's own."""
-    with pretended() as emulator:
-        yield emulator
+ILLEGAL_ADDRESS, STREAM_CAPTURE_UNSUPPORTED = 700, 900  #: of cudaError
 
 
 def fail_once(monkeypatch, owner, name, error):
@@ -109,6 +104,35 @@ def test_the_last_eight_kernels_are_remembered_by_each_thread(monkeypatch):
         faults.synchronize()
     assert caught.value.kernels == ("relu_forward", "tanh_forward") * 4
     assert found == [()]
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_a_capture_that_fails_midway_is_abandoned_and_changes_no_bit(gpu, monkeypatch, ends):
+    """CUDA refuses a kernel of the step, and then perhaps to end the capture, too."""
+    x, y = np.ones((8, 3)), np.zeros((8, 2))
+    arguments = {"loss": "mean_squared_error", "optimizer": "sgd", "batch_size": 4, "steps": 9, "plan": "composed"}
+    flats, end = [], Stream.end_capture
+
+    def refused(*launched):
+        if gpu.recording is not None:
+            raise runtime.CUDARuntimeError(STREAM_CAPTURE_UNSUPPORTED)
+        real(*launched)
+
+    def end_badly(stream):
+        end(stream)
+        raise runtime.CUDARuntimeError(STREAM_CAPTURE_UNSUPPORTED)
+
+    for fails in (False, True):
+        if fails:
+            kernel = launch.kernel("sgd_update", "float32")
+            real = kernel.function
+            monkeypatch.setattr(kernel, "function", refused)
+            monkeypatch.setattr(Stream, "end_capture", end if ends == "well" else end_badly)
+        net = nnk.Sequential(*LAYERS, device="cuda", rng=0)
+        history = net.fit(x, y, **arguments)
+        assert ("refused to capture a step" in history.plan.explain()) == fails
+        flats.append(cuda.to_host(net.parameters.flat))
+    np.testing.assert_array_equal(*flats)
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import cupy
 import numpy as np
 import pytest
 from emulator.compiler import Library
-from emulator.host import emulated
 from hatchling.builders.wheel import WheelBuilder
 
 from nnkernels import DeviceError
@@ -18,12 +17,7 @@ from nnkernels.backends.cupy.files import FOLDER, read
 
 DTYPES = ("float32", "float64")
 
-
-@pytest.fixture(autouse=True)
-def gpu():
-    """An emulated GPU of the test's own."""
-    with emulated() as emulator:
-        yield emulator
+pytestmark = pytest.mark.usefixtures("gpu")
 
 
 # ---- signatures ------------------------------------------------------------------------------------------------------
