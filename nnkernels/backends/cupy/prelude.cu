@@ -10,7 +10,9 @@ typedef unsigned int uint32;
 #define OPTIONAL
 
 // Every thread's share of [0, size), in the launches that are as large as the work or smaller.
+// Not unrolled: most threads have one turn, and four copies of a 64-bit division cost registers.
 #define FOR_EACH(i, size)                                                                                      \
+    _Pragma("unroll 1")                                                                                        \
     for (int64 i = int64(blockIdx.x) * blockDim.x + threadIdx.x; i < (size); i += int64(gridDim.x) * blockDim.x)
 
 constexpr uint32 ALL_LANES = 0xffffffffu;

@@ -187,6 +187,7 @@ def _loss(name: str, formula: Formula) -> str:
         "__shared__ double scratch[SUM_THREADS / 32];",
         "const int64 size = rows * n, end = (blockIdx.x + 1) * size;",
         "real total = 0;",
+        "#pragma unroll 1  // four copies of the division by n would spill",
         "for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)",
         f"    total += weight[i / n] * {call}.loss;",
         "const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());",

@@ -67,7 +67,7 @@ class Whole(NamedTuple):
     @property
     def complete(self) -> str:
         """All that is compiled: the `.cu` files that the program needs, then itself."""
-        return f"{read(*self.files)}\n{self.source}"
+        return f'{read(*self.files)}#line 1 "run.cu"\n{self.source}'
 
     def blocks(self, networks: int) -> int:
         """Return the number of blocks of a launch."""
@@ -106,7 +106,8 @@ def head(recipe: Recipe, summary: str, constants: dict[str, int]) -> str:
 
 def begin_run(text: Text, bounds: str) -> Iterator[None]:
     """Write `run` around what a ``for`` over this writes."""
-    start = f'extern "C" __global__ void __launch_bounds__({bounds}) run('
+    # one block a multiprocessor will do: registers are for speed, and none may spill
+    start = f'extern "C" __global__ void __launch_bounds__({bounds}, 1) run('
     text(*call_lines(start, ARGUMENTS, ") {").rstrip().split("\n"))
     text.depth += 1
     yield
