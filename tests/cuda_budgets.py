@@ -29,7 +29,7 @@ BUDGETS = {
     "categorical_cross_entropy_forward": (40, 64, 128, 128),
     "clip_by_norm": (32, 40, 256, 256),
     "clip_by_value": (24, 24, 0, 0),
-    "column_sums": (40, 40, 1024, 2048),
+    "column_sums": (48, 48, 4096, 8192),
     "copy_words4": (32, 32, 0, 0),
     "copy_words8": (32, 32, 0, 0),
     "draw_feistel": (40, 40, 0, 0),

@@ -121,6 +121,16 @@ def test_a_handle_is_kept_by_its_thread_for_a_device_and_a_stream(blas, monkeypa
     assert cublas.handle() is others[-1]
 
 
+def test_a_thread_keeps_a_few_handles_and_a_graph_the_one_it_was_captured_with(blas, monkeypatch):
+    kept = cublas.handle()
+    for stream in range(100, 120):
+        monkeypatch.setattr(cublas.cupy.cuda, "get_current_stream", lambda stream=stream: SimpleNamespace(ptr=stream))
+        cublas.handle()
+    assert {state["stream"] for state in blas.handles.values()} == {1, 116, 117, 118, 119}
+    del kept
+    assert len(blas.handles) == cublas.MOST_HANDLES
+
+
 @pytest.mark.parametrize(
     "name",
     ["cublasCreate_v2", "cublasSetWorkspace_v2", "cublasSetMathMode", "cublasDgemm_v2", "cublasDgemmStridedBatched"],

@@ -51,9 +51,12 @@ class Cublas:
     def cublasCreate_v2(self, out):
         pointer = out._obj
         assert type(pointer) is ctypes.c_void_p
-        pointer.value = len(self.handles) + 1
+        pointer.value = self.calls.count("cublasCreate_v2")
         self.handles[pointer.value] = {"stream": 0, "workspace": None, "mode": FLOAT32}
         return OK
+
+    def cublasDestroy_v2(self, handle):
+        return OK if self.handles.pop(handle.value, None) else NOT_INITIALIZED
 
     def cublasSetStream_v2(self, handle, stream):
         assert type(stream) is ctypes.c_void_p

@@ -387,5 +387,6 @@ template <class... A> void signature(void (*)(A...), char *out) { *out = 0; (des
 #define __shfl_sync(mask, value, lane) emulator::exchange(mask, value, (lane) & 31, HERE)
 #define __shfl_xor_sync(mask, value, bits) emulator::exchange(mask, value, (emulator::current->id & 31) ^ (bits), HERE)
 
+inline float __expf(float x) { return exp2f(x * 1.44269504f); }
 template <class T> T __ldg(const T *pointer) { return *pointer; }
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)a * b >> 64); }

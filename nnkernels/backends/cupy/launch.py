@@ -161,7 +161,8 @@ class Library:
 
 def options(dtype: str, contracted: bool = True) -> tuple[str, ...]:
     """Return the compiler's options."""
-    return (*OPTIONS, f"-DREAL={'float' if dtype == 'float32' else 'double'}", f"--fmad={str(contracted).lower()}")
+    rest = ("--fmad=true",) if contracted else ("--fmad=false", "-DWHOLE_RUN")
+    return (*OPTIONS, f"-DREAL={'float' if dtype == 'float32' else 'double'}", *rest)
 
 
 def complete(file: str) -> str:

@@ -13,7 +13,7 @@ from nnkernels._composed import ComposedRun
 from nnkernels._errors import KernelFault
 from nnkernels._recipe import schedule_values, setting_values
 from nnkernels._sampling import batch_rows, rows_of_batches
-from nnkernels.backends.cupy import launch, memory
+from nnkernels.backends.cupy import cublas, launch, memory
 from nnkernels.backends.cupy.codegen import choice
 from nnkernels.backends.cupy.faults import faults
 
@@ -50,6 +50,7 @@ class CapturedRun(ComposedRun):
         self.block_rates = self.kernels.empty((self.block,), self.network.dtype)
         self.rows = None if self.order is None else self.kernels.empty((self.batch_size,), np.int64)
         self.graphs: dict[int, Any] = {}
+        self.handle: cublas.Handle | None = None
 
     def _draw(self, start: int) -> None:
         if start != self.drawn:
@@ -90,6 +91,7 @@ class CapturedRun(ComposedRun):
             with stream:
                 self._call(size)  # compiles and loads what the step needs: that cannot be captured
                 stream.synchronize()
+                self.handle = cublas.handle()  # its workspace is part of the graph
                 graph = self._record(stream, size)
         finally:
             for name, array in (*self._changing().items(), ("counters", self.counters)):
@@ -100,11 +102,11 @@ class CapturedRun(ComposedRun):
         try:
             stream.begin_capture()
             self._call(size)
+            return stream.end_capture()
         except (KernelFault, runtime.CUDARuntimeError) as error:
             self.note = f"CUDA refused to capture a step ({error}), whose kernels are launched one by one"
             _abandon(stream)
             return None
-        return stream.end_capture()
 
     def _copy(self, array: Array) -> Array:
         out = self.kernels.empty(array.shape, array.dtype)

@@ -118,6 +118,7 @@ def begin_run(text: Text, bounds: str) -> Iterator[None]:
 def begin_network(text: Text, recipe: Recipe, own: str) -> None:
     """Write where network number `own` of the launch has its data, and the numbers that a run reads once."""
     text(
+        "const int count = int(steps);  // of a launch: 32 bits do, and count in one instruction",
         f"x += {own} * data_rows * {recipe.n_in};",
         f"t += {own} * data_rows * {recipe.n_out};",
         *[f"weight += {own} * data_rows;"] * recipe.weighted,
@@ -130,7 +131,7 @@ def begin_network(text: Text, recipe: Recipe, own: str) -> None:
 def steps(text: Text, recipe: Recipe) -> Iterator[None]:
     """Write the loop over steps, and what changes from one to the next."""
     scheduled = recipe.scheduled
-    for _ in text.block("for (int64 step = 0; step < steps; ++step)"):
+    for _ in text.block("for (int step = 0; step < count; ++step)"):
         for k, name in enumerate(scheduled):
             text(f"[[maybe_unused]] const real {name} = schedule[step * {len(scheduled)} + {k}];")
         yield
