@@ -75,7 +75,7 @@ PROGRAM_BUDGETS = {
     "rows": (168, 248, 0, 0),
     "rows of 8 lanes": (160, 0, 0, 0),
     "units": (64, 104, 256, 384),
-    "units of three layers": (248, 0, 384, 0),
+    "units of three layers": (240, 0, 384, 0),
     "block": (152, 176, 8192, 16256),
     "block of two warps a row": (80, 88, 20096, 39680),
     "block in global memory": (120, 128, 5376, 10496),
