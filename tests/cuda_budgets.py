@@ -1,8 +1,8 @@
 """What each kernel may use of a GPU: the one table. `python tests/cuda_budgets.py` prints it as measured.
 
-A GPU hands out registers to a thread in eights, and shared memory to a block in 128 bytes. With 32 registers a thread, a
-multiprocessor of 65,536 holds its 2,048 threads, with 40 it holds 1,632. No kernel may spill a register or keep an array
-in local memory.
+A GPU hands out registers to a thread in eights, and shared memory to a block in steps of 128 bytes. With 32 registers a
+thread, a multiprocessor of 65,536 holds its 2,048 threads; with 40, it holds 1,632. No kernel may spill a register or
+keep an array in local memory.
 """
 
 #: kernel: registers of a thread in float32 and in float64, bytes of shared memory in float32 and in float64
@@ -75,7 +75,7 @@ PROGRAM_BUDGETS = {
     "rows": (168, 248, 0, 0),
     "rows of 8 lanes": (160, 0, 0, 0),
     "units": (64, 104, 256, 384),
-    "units of three layers": (248, 0, 384, 0),
+    "units of three layers": (240, 0, 384, 0),
     "block": (152, 176, 8192, 16256),
     "block of two warps a row": (80, 88, 20096, 39680),
     "block in global memory": (120, 128, 5376, 10496),

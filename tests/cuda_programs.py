@@ -48,7 +48,7 @@ PROGRAMS = {
     ),
     "units of three layers": (
         units.write,
-        chain(2, (12, "tanh"), (5, "relu"), (2, "softmax"), dropout=0.2),
+        chain(2, (12, "tanh"), (4, "relu"), (2, "softmax"), dropout=0.2),
         nnk.CategoricalCrossEntropy(),
         nnk.AdamW(0.01, clip_norm=0.3, weight_decay=0.1),
         4,

@@ -15,8 +15,12 @@ from emulator.nvrtc import (
     instructions,
     virtual_instructions,
 )
+from hypothesis import HealthCheck, Phase, given, settings
+from ways import problems
 
+from nnkernels._recipe import Recipe
 from nnkernels.backends.cupy import launch
+from nnkernels.backends.cupy.codegen import choice
 from nnkernels.backends.cupy.files import read
 
 DTYPES = ("float32", "float64")
@@ -41,6 +45,41 @@ def test_a_whole_run_program_keeps_to_its_budget_if_it_can_be_chosen(name, dtype
     for architecture in ARCHITECTURES if fits else ():
         use = build_program(program.complete, dtype, architecture).use["run"]
         _check_budget(name, use, dtype, architecture, PROGRAM_BUDGETS[name])
+
+
+def _no_program_spills(dtype, examples):
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @given(problems(widest=9, most_rows=40))
+    def compiled(problem):
+        arguments = problem.arguments
+        recipe = Recipe.of(
+            tuple(problem.layers),
+            arguments["loss"],
+            arguments["optimizer"],
+            n_rows=len(problem.x),
+            batch=arguments["batch_size"],
+            sampling=arguments["sampling"],
+            weighted=arguments["sample_weight"] is not None,
+            dtype=dtype,
+        )
+        for _, write in choice.candidates(recipe, 1):
+            program = write()
+            local = build_program(program.complete, dtype, "sm_90").use["run"].local
+            assert local == 0, f"{recipe}: {program.form} has {local} bytes of local memory"
+
+    compiled()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_program_that_can_be_chosen_spills(dtype):
+    """How many registers a program needs is estimated before it is compiled."""
+    _no_program_spills(dtype, 4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_program_of_many_that_can_be_chosen_spills(dtype):
+    _no_program_spills(dtype, 150)
 
 
 def _check_budget(name, use, dtype, architecture, budget):
