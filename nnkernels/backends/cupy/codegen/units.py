@@ -90,7 +90,8 @@ def why_not(recipe: Recipe) -> str | None:
 def registers(recipe: Recipe) -> int:
     """Estimate the registers of a lane: parameters, gradients, state, and the vectors that are given to it."""
     parameters = Layout(recipe).size * (1 + (recipe.batch > 1) + len(recipe.state))
-    vectors = recipe.n_in + sum(layer.n_out for layer in recipe.layers[:-1]) + 4 * recipe.n_out
+    hidden = [layer.n_out for layer in recipe.layers[:-1]]
+    vectors = recipe.n_in + sum(hidden) + sum(hidden[1:]) + 4 * recipe.n_out  # given forward, and back
     return (parameters + vectors) * (1 if recipe.dtype == "float32" else 2) + 30
 
 
