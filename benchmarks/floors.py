@@ -239,16 +239,16 @@ class Prediction(NamedTuple):
 
 
 PREDICTIONS = {
-    "sine": Prediction("generated", 190e-9, "360 cycles as scheduled: loads, the division's branch, 64-bit counters"),
-    "autoencoder": Prediction("generated", 500e-9, "two rows a lane one after the other, 350 cycles each"),
-    "regression": Prediction("composed", 250e-6, "20 nodes, and 3 sums over 10,000 rows of 40 us: 8 threads a column"),
+    "sine": Prediction("generated", 145e-9, "283 cycles as scheduled"),
+    "autoencoder": Prediction("generated", 250e-9, "489 cycles as scheduled, a row a lane"),
+    "regression": Prediction("composed", 150e-6, "20 nodes; sums over 10,000 rows, a loss of one block"),
     "mnist-quadratic": Prediction("composed", 20e-6, "15 nodes"),
     "mnist-softmax, batch 32": Prediction("composed", 21e-6, "16 nodes; 8 us if they were 6"),
-    "mnist-softmax, batch 8192, tf32": Prediction("composed", 110e-6, "16 nodes, 2 sums over 8,192 rows of 36 us"),
+    "mnist-softmax, batch 8192, tf32": Prediction("composed", 50e-6, "16 nodes, 2 sums over 8,192 rows of 5 us"),
     "wide, tf32": Prediction("composed", 4e-3, "products at 80 % of the rate, 0.5 ms of other passes"),
     "wide, float32": Prediction("composed", 24e-3, "products at 90 % of the rate"),
-    "many, 8192 networks": Prediction("a thread a network", 760e-9, "1,490 cycles: a branch in each unit's division"),
-    "many, 65536 networks": Prediction("a thread a network", 870e-9, "384 instructions of 4 warps a scheduler"),
+    "many, 8192 networks": Prediction("a thread a network", 270e-9, "531 cycles as scheduled"),
+    "many, 65536 networks": Prediction("a thread a network", 620e-9, "303 instructions of 4 warps a scheduler"),
     "sigmoid_forward, 1e8": Prediction("kernel", 190e-6, "4.3 TB/s, what a copy is reported to reach"),
 }
 

@@ -77,7 +77,7 @@ PROGRAM_BUDGETS = {
     "units": (64, 104, 256, 384),
     "units of three layers": (240, 0, 384, 0),
     "block": (152, 176, 8192, 16256),
-    "block of two warps a row": (80, 88, 20096, 39680),
+    "block of two warps a row": (80, 96, 20096, 39680),
     "block in global memory": (120, 128, 5376, 10496),
 }
 
