@@ -99,9 +99,14 @@ class ComposedRun:
         for name, array in self._changing().items():
             self.kernels.copy(self.kept[name], out=array)
 
+    def publish(self) -> None:
+        """Leave the network its parameters: they never were anywhere else."""
+
     def finite(self) -> bool:
         """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
-        return all(bool(np.isfinite(self.kernels.to_host(array)).all()) for array in self._changing().values())
+        arrays = self._changing().values()
+        hosts = (array if isinstance(array, np.ndarray) else self.kernels.to_host(array) for array in arrays)
+        return all(bool(np.isfinite(host).all()) for host in hosts)
 
     def _changing(self) -> dict[str, Array]:
         return {"parameters": self.flat, "total": self.total, **self.state}

@@ -133,8 +133,12 @@ class Problem(Record):
         return np.full(len(self.t), share, self.t.dtype) * (1 if self.weight is None else self.weight)
 
     def to_device(self, network: Sequential) -> Data:
-        """Copy the data to the network's device, once."""
-        move = network.device.kernels.from_host
+        """Copy the data to the network's device, once; what is there already stays where it is."""
+        kernels = network.device.kernels
+
+        def move(array: Host) -> Any:
+            return array if kernels.owns(array) else kernels.from_host(array)
+
         return Data(move(self.x), move(self.t), None if self.weight is None else move(self.weight[:, None]))
 
 
@@ -234,29 +238,47 @@ def describe(
 def _run(
     run: Run, plan: Plan, log_every: int, callbacks: list[Callback], validate: Callable[[], float] | None
 ) -> History:
-    """Advance chunk by chunk; log, check and call back where a chunk ends."""
+    """Train, and whatever happens leave the network its parameters."""
     history = History(run.network.device, plan)
     progress = Progress(run.network, plan.work.steps)
     start = time.perf_counter()
     for callback in callbacks:
         callback.on_train_begin(progress)
+    try:
+        _advance_and_log(run, plan.chunk, log_every, history, progress, callbacks, validate)
+    finally:
+        run.publish()
+    for callback in callbacks:
+        callback.on_train_end(progress)
+    history.seconds = time.perf_counter() - start
+    return history
+
+
+def _advance_and_log(
+    run: Run,
+    chunk: int,
+    log_every: int,
+    history: History,
+    progress: Progress,
+    callbacks: list[Callback],
+    validate: Callable[[], float] | None,
+) -> None:
+    """Advance chunk by chunk; log, check and call back where a chunk ends."""
     logged, total = 0, 0.0
     while progress.step < progress.steps and not progress.stopped:
-        count = min(plan.chunk, progress.steps - progress.step, log_every - (progress.step - logged))
+        count = min(chunk, progress.steps - progress.step, log_every - (progress.step - logged))
         total += _advance(run, progress.step, count)
         progress.step += count
         if progress.step - logged == log_every or progress.step == progress.steps:
             progress.loss = total / (progress.step - logged)
+            if callbacks or validate:  # nobody else looks at the network before the end
+                run.publish()
             progress.validation_loss = None if validate is None else validate()
             history.log(progress.step, progress.loss, progress.validation_loss)
             logged, total = progress.step, 0.0
             for callback in callbacks:
                 callback.on_log(progress)
             _check_still_there(run)
-    for callback in callbacks:
-        callback.on_train_end(progress)
-    history.seconds = time.perf_counter() - start
-    return history
 
 
 def _check_still_there(run: Run) -> None:

@@ -105,6 +105,7 @@ class WholeRun:
         self.arrays = arrays
         self.packed = arrays["parameters"][: generated.packing.size]
         self.total = arrays["loss"][:1]
+        self.ahead = False  # of the network's parameters, the program's
         self.kept, self.kept_total = np.empty_like(arrays["parameters"]), 0.0
         self.drawn = np.empty((self.block, self.batch_size), np.int64)
         self.arguments = [arrays[name].ctypes.data if name in arrays else 0 for name in ARGUMENTS]
@@ -115,12 +116,17 @@ class WholeRun:
 
     def advance(self, first_step: int, count: int) -> None:
         """Run `count` steps from what was last kept, a block at a time."""
-        end = first_step + count
+        end, self.ahead = first_step + count, True
         while first_step < end:
             stop = min(first_step + self.block, end)
             self._advance_block(first_step, stop - first_step)
             first_step = stop
-        self.generated.packing.unpack(self.packed, self.flat)
+
+    def publish(self) -> None:
+        """Copy the parameters to the network, whose own ones are old until then."""
+        if self.ahead:
+            self.generated.packing.unpack(self.packed, self.flat)
+            self.ahead = False
 
     def take_loss(self) -> float:
         """Return the sum of the losses of the steps since the last call."""
@@ -130,15 +136,16 @@ class WholeRun:
 
     def keep(self) -> None:
         """Remember the network's parameters, the optimizer's state and the loss so far, for `advance` and `restore`."""
-        self.generated.packing.pack(self.flat, self.packed)
+        if not self.ahead:  # somebody may have changed them
+            self.generated.packing.pack(self.flat, self.packed)
         np.copyto(self.kept, self.arrays["parameters"])
         self.kept_total = float(self.total[0])
 
     def restore(self) -> None:
         """Go back to what was last kept."""
         np.copyto(self.arrays["parameters"], self.kept)
-        self.generated.packing.unpack(self.packed, self.flat)
-        self.total[0] = self.kept_total
+        self.total[0], self.ahead = self.kept_total, True
+        self.publish()
 
     def finite(self) -> bool:
         """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
