@@ -335,7 +335,7 @@ rng = np.random.default_rng(0)
 x = rng.normal(size=(500, 20))
 arguments = {"loss": "huber", "batch_size": 16}
 def make(): return nnk.Sequential(nnk.Dense(20, 16, activation="tanh"), nnk.Dense(16, 1), device="numba", rng=0)
-make().fit(x, x[:, 0], steps=2, **arguments)
+make().fit(x, x[:, 0], steps=2, plan="generated", **arguments)
 net = make()
 chunk = net.plan(x, x[:, 0], steps=10**7, **arguments).chunk
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -11,6 +11,10 @@ from nnkernels.backends.numba.codegen.program import Whole
 from nnkernels.backends.numba.codegen.rows_frame import RowsFrame
 from nnkernels.backends.numba.codegen.units_frame import INPUT_LANES_OUTPUTS
 
+#: What an operation takes, as measured, relative to the one of `_crossover.COSTS`. With units in lanes a row of a layer
+#: takes as long as some more operations, because they wait for each other.
+ROWS, UNITS, WAIT = 1.1, 0.8, 60.0
+CACHES = 3 * 2**14, 2**20  #: bytes; weights that do not fit are read by every row from further away
 #: Beyond them programs would be too long, or their sums outgrow the caches.
 WIDEST_LAYER, MOST_PARAMETERS = 256, 20_000
 
@@ -85,17 +89,21 @@ def generic_operations(recipe: Recipe) -> float:
 def units_operations(recipe: Recipe, lanes: int) -> float:
     """Vector operations of a step with units in lanes."""
     operations = 40.0 + _state_operations(recipe, lanes)
+    hidden = sum(layer.n_in * layer.n_out for layer in recipe.layers[1:]) * (64 // lanes)
+    reads = 4.0 * sum(hidden > cache for cache in CACHES)
     for number, layer in enumerate(recipe.layers):
         vectors = -(-layer.n_out // lanes)
         last = number == len(recipe.layers) - 1 and number > 0 and layer.n_out <= INPUT_LANES_OUTPUTS
         if last:
             inputs = -(-layer.n_in // lanes)
-            operations += recipe.batch * (3 * layer.n_out * inputs + 40) + 2 * layer.n_out * inputs
+            loss = 4 * layer.n_out if number == 1 else 40 + WAIT  # `units_shallow` has rows in lanes there
+            operations += recipe.batch * (3 * layer.n_out * inputs + loss) + 2 * layer.n_out * inputs
         else:
             products = recipe.batch * layer.n_in * vectors
-            operations += 2.5 * products + (products + 3 * recipe.batch * layer.n_in if number else 0)
-            operations += 30 * recipe.batch * vectors + 4 * layer.n_in * vectors
-    return operations
+            operations += 2.5 * products
+            operations += (1 + reads) * products + 3 * recipe.batch * layer.n_in if number else 0
+            operations += (30 * vectors + WAIT) * recipe.batch + 4 * layer.n_in * vectors
+    return UNITS * operations
 
 
 def rows_operations(recipe: Recipe, lanes: int) -> float:
@@ -105,9 +113,11 @@ def rows_operations(recipe: Recipe, lanes: int) -> float:
     for number, layer in enumerate(recipe.layers):
         products = vectors * layer.n_in * layer.n_out
         operations += products * (3.0 if number else 2.0) + 30.0 * vectors * layer.n_out
-        if not recipe.whole and number == 0:
-            operations += 2.0 * recipe.batch * layer.n_in
-    return operations
+    if not recipe.whole:  # lanes are gathered one by one
+        operations += recipe.batch * (5.0 * recipe.n_in + 3.0 * recipe.n_out)
+    if recipe.n_parameters * 64 > CACHES[1] // 2:  # the gradient's sums, which every block reads and writes
+        operations += 2.0 * vectors * recipe.n_parameters
+    return ROWS * operations
 
 
 def _state_operations(recipe: Recipe, lanes: int) -> float:

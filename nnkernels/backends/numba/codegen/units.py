@@ -85,7 +85,7 @@ class UnitsWriter:
     def _run(self) -> None:
         code, recipe, frame = self.code, self.recipe, self.frame
         self._arrays()
-        for _ in write_steps(recipe, code):
+        for _ in write_steps(recipe, code, frame.parts):
             code(*(["turn = step % 2"] * frame.threaded))
             self._phases()
         if frame.unrolled:

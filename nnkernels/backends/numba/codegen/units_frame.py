@@ -54,6 +54,8 @@ class UnitLayer:
             self.vectors = self.out_vectors = -(-self.out_vectors // self.panel) * self.panel
         self.panels = self.vectors // self.panel
         self.width = self.out_vectors * lanes  # of a row of outputs
+        # from a row to the next: rows at multiples of 256 bytes would share a few places of the first cache
+        self.stride = self.width + (lanes if self.out_vectors % 4 == 0 else 0)
         self.along = n_out if self.inputs else n_in
         self.step = self.panel * lanes
         self.bias_base = base + self.along * self.vectors * lanes
@@ -145,13 +147,13 @@ class UnitsFrame:
         else:
             code(*(f"{name} = parameters + {i * self.size}" for i, name in enumerate(names)))
         for layer in self.layers:
-            number, shape = layer.number, f"({batch}, {layer.width})"
+            number, shape = layer.number, f"({batch}, {layer.stride})"
             copies = 2 if number == 0 and self.turns else 1
-            size = copies * batch * layer.width
+            size = copies * batch * layer.stride
             if layer is self.last and self.shallow:
                 continue  # see `ShallowWriter`
             if layer is self.last:
-                self.array("d", batch * layer.width, f"the last layer's deltas, {shape}")
+                self.array("d", batch * layer.width, f"the last layer's deltas, ({batch}, {layer.width})")
                 if not layer.inputs:
                     self.array(f"a{number}", size, f"its z, {shape}")
                 continue
@@ -199,8 +201,8 @@ class UnitsFrame:
 
     def at(self, layer: UnitLayer, r: Index, within: Index) -> str:
         """Return the place of a row's outputs in a layer's arrays."""
-        turn = f"turn * {self.recipe.batch * layer.width} + " if layer.number == 0 and self.turns else ""
-        return f"{turn}{r} * {layer.width} + {within}"
+        turn = f"turn * {self.recipe.batch * layer.stride} + " if layer.number == 0 and self.turns else ""
+        return f"{turn}{r} * {layer.stride} + {within}"
 
     def delta(self, layer: UnitLayer, r: Index, within: Index) -> str:
         """Return a vector of a row's deltas."""
