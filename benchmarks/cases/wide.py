@@ -13,6 +13,7 @@ from benchmarks.workers import Workers
 
 LAYERS = Layer(1024, 1024, "relu"), Layer(1024, 1024, "relu"), Layer(1024, 10, "softmax")
 BATCH, BATCHES = 1024, 4
+STEPS = 16  #: what is done once a run, as checking data and asking for memory, is a small share of it
 GFLOP = 2e-9 * BATCH * (2 * 1024 * 1024 + 3 * 1024 * 1024 + 3 * 1024 * 10)  #: of a step's matrix products
 
 
@@ -42,7 +43,7 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     yield training_case(
         settings,
         workers,
-        problem(2 if settings.quick else 4),
+        problem(2 if settings.quick else STEPS),
         entries,
         name="wide",
         title=f"wide: 1024-1024-1024-10 relu, batch 1024, SGD, float32; {GFLOP:.1f} GFLOP of matrix products a step",

@@ -22,7 +22,7 @@ from nnkernels.backends.numba.codegen.program import (
 from nnkernels.backends.numba.codegen.rows_frame import RowsFrame
 from nnkernels.backends.numba.codegen.rows_loss import RowsLoss
 
-ACCUMULATORS = 24  #: vectors of a tile of the products
+ACCUMULATORS = 20  #: vectors of a tile of the products
 SIDE = 4  #: inputs and outputs of a tile of the gradient
 
 
