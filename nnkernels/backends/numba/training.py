@@ -116,14 +116,19 @@ class WholeRun:
 
     def advance(self, first_step: int, stops: Sequence[int]) -> list[float]:
         """Run up to the last of the steps `stops`, a block at a time; return the sum of the losses up to each."""
-        losses, self.ahead = np.zeros(len(stops)), True
+        losses: list[float] = []
+        rest, self.ahead = 0.0, True  # of the losses, what came since the last stop
         while first_step < stops[-1]:
             count = min(self.block, stops[-1] - first_step)
             self._advance_block(first_step, count)
-            reached = np.clip(np.subtract(stops, first_step), 0, count)
-            losses += np.diff(np.where(reached > 0, self.summed[reached - 1], 0.0), prepend=0.0)
+            upto = 0.0
+            while len(losses) < len(stops) and stops[len(losses)] <= first_step + count:
+                before, upto = upto, float(self.summed[stops[len(losses)] - first_step - 1])
+                losses.append(rest + (upto - before))
+                rest = 0.0
+            rest += float(self.summed[count - 1]) - upto
             first_step += count
-        return list(map(float, losses))
+        return losses
 
     def publish(self) -> None:
         """Copy the parameters to the network, whose own ones are old until then."""
