@@ -16,16 +16,19 @@ HEADER = ("case", "nnkernels", "best peer", "times as fast", "limit", "of the li
 
 
 def latest() -> Path:
-    """Return the newest committed results; their names begin with their dates."""
-    return max(RESULTS.glob("*.json"))
+    """Return the newest committed results of a CPU; names are <date>-<processor>.json, and a GPU's are its own."""
+    return max(RESULTS.glob("*-cpu.json"))
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Return results as a Markdown table: our best row, the best peer, and the limit, a line a case."""
+    """Return results as a Markdown table: our best row, the best peer, and the limit, a line a case.
+
+    The table is of whole jobs; single kernels and the sweep stay in the results.
+    """
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
     for name, result in report["cases"].items():
         ours = best(result, "own")
-        if ours is not None and "point" not in result and best(result, "peer"):
+        if ours is not None and "point" not in result and "kernels" not in name and best(result, "peer"):
             lines.append(_line(_cells(name, result, ours)))
     machine = report["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())

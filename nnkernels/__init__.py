@@ -19,7 +19,9 @@ from nnkernels._device import devices as devices
 from nnkernels._errors import BackendUnavailable as BackendUnavailable
 from nnkernels._errors import DataError as DataError
 from nnkernels._errors import DeviceError as DeviceError
+from nnkernels._errors import DeviceMemoryError as DeviceMemoryError
 from nnkernels._errors import DivergenceError as DivergenceError
+from nnkernels._errors import KernelFault as KernelFault
 from nnkernels._errors import ModelFileError as ModelFileError
 from nnkernels._errors import NnkernelsError as NnkernelsError
 from nnkernels._errors import PlanError as PlanError

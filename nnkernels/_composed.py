@@ -45,6 +45,8 @@ class ComposedRun:
         Of the row order and of dropout.
     """
 
+    note = ""  #: what went another way than planned
+
     def __init__(
         self,
         network: Sequential,
@@ -64,6 +66,7 @@ class ComposedRun:
         self.n_rows = data.x.shape[0]
         self.block = max(1, min(BLOCK_STEPS, BLOCK_ROWS // batch_size, steps))
         self.drawn = -1  # first step of the block whose order and rates are at hand
+        self.order = None if self._takes_all_rows() else kernels.empty((self.block, batch_size), np.int64)
         self.gradient = kernels.empty(flat.shape, dtype)
         self.state = {name: kernels.empty(flat.shape, dtype) for name in optimizer.state}
         self.rate, self.step = kernels.empty((), dtype), kernels.empty((), np.int64)
@@ -118,26 +121,27 @@ class ComposedRun:
         if start == self.drawn:
             return
         self.drawn, self.rates = start, self.optimizer.rates(start, self.block, self.network.dtype).tolist()
-        if not self._takes_all_rows():
-            self.order = self.kernels.empty((self.block, self.batch_size), np.int64)
+        if self.order is not None:
             self.kernels.draw_indices(
                 self.seed, self.network.key.network, start, sampling=self.sampling, n_rows=self.n_rows, out=self.order
             )
 
     def _advance_block(self, start: int, steps: range) -> None:
-        kernels, data, whole = self.kernels, self.data, self._takes_all_rows()
+        kernels = self.kernels
         for step in steps:
             kernels.fill(step, out=self.step)
             kernels.fill(self.rates[step - start], out=self.rate)
             batch, calls = self.batches[batch_rows(step, self.n_rows, self.batch_size, self.sampling)]
-            if not whole:
-                rows = self.order[step - start, : batch.x.shape[0]]
-                kernels.gather(data.x, rows, out=batch.x)
-                kernels.gather(data.t, rows, out=batch.t)
-                if data.weight is not None:
-                    kernels.gather(data.weight, rows, out=batch.weight)
+            if self.order is not None:
+                self._gather(self.order[step - start, : batch.x.shape[0]], batch)
             for call in calls:
                 call()
+
+    def _gather(self, rows: Array, batch: Data) -> None:
+        """Fill a batch's buffers with some rows of the data."""
+        for source, target in zip(self.data, batch, strict=True):
+            if source is not None:
+                self.kernels.gather(source, rows, out=target)
 
     def _takes_all_rows(self) -> bool:
         """A batch of all rows needs no order."""

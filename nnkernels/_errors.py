@@ -44,6 +44,48 @@ class PlanError(NnkernelsError, ValueError):
     """A plan that the device does not have."""
 
 
+class DeviceMemoryError(NnkernelsError, MemoryError):
+    """A GPU without enough free memory.
+
+    Parameters
+    ----------
+    asked, free : int
+        Bytes.
+    """
+
+    def __init__(self, asked: int, free: int) -> None:
+        self.asked, self.free = asked, free
+        super().__init__(
+            f"{asked:,} bytes of GPU memory were asked for, and {free:,} are free. "
+            "Use a smaller batch_size or less data, or free what other programs hold there."
+        )
+
+    def __reduce__(self) -> tuple[type[DeviceMemoryError], tuple[int, int]]:
+        return type(self), (self.asked, self.free)
+
+
+class KernelFault(NnkernelsError, RuntimeError):
+    """An error that CUDA reports, perhaps later than it happened.
+
+    Parameters
+    ----------
+    report : str
+        What CUDA says.
+    kernels : tuple of str
+        The kernels that were launched last, the newest one at the end.
+    """
+
+    def __init__(self, report: str, kernels: tuple[str, ...]) -> None:
+        self.report, self.kernels = report, kernels
+        super().__init__(
+            f"{report}; the kernels launched last are {', '.join(kernels) or 'none'}. "
+            "Set CUDA_LAUNCH_BLOCKING=1 to learn which one it is; the process has to be restarted."
+        )
+
+    def __reduce__(self) -> tuple[type[KernelFault], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.report, self.kernels)
+
+
 class ModelFileError(NnkernelsError, ValueError):
     """A model file that is truncated, corrupt, or not one of ours."""
 

@@ -42,13 +42,17 @@ class Sequential:
         Of the parameters and of all arithmetic.
     rng : int, numpy.random.Generator or None
         Seed of the initial parameters, of the row order and of dropout.
+    precision : {"float32", "tf32"}
+        Of a GPU's products of float32 matrices in composed kernels: true float32, or tensor cores that round what they
+        multiply to 11 bits. Nothing else is rounded, and nothing is unless asked for.
 
     Raises
     ------
     ShapeError
         The layers do not chain.
     ValueError
-        No layers, softmax before the last layer, dropout on the last one, or another dtype.
+        No layers, softmax before the last layer, dropout on the last one, another dtype, or a precision that the
+        device does not have.
     BackendUnavailable, DeviceError
         The device cannot be used, or does not exist.
 
@@ -70,11 +74,13 @@ class Sequential:
         device: str | Device | None = None,
         dtype: str = "float32",
         rng: Key | int | np.random.Generator | None = None,
+        precision: str = "float32",
     ) -> None:
         _check_chain(layers)
         self.layers = layers
         self._dtype = _check_dtype(dtype)
         self._device = _resolve(device)
+        self._precision = _check_precision(precision, self._dtype, self._device)
         self.key = Key.of(rng)
         self.fits = 0
         self.preprocessing: dict[str, Any] | None = None  # of a table's columns; from file to file
@@ -114,6 +120,16 @@ class Sequential:
     def dtype(self) -> str:
         """Of parameters and arithmetic: "float32" or "float64"."""
         return self._dtype
+
+    @property
+    def precision(self) -> str:
+        """Of products of float32 matrices: "float32" or "tf32"."""
+        return self._precision
+
+    @property
+    def product_options(self) -> dict[str, str]:
+        """What the kernels of matrix products are given beside their arrays."""
+        return {} if self.precision == "float32" else {"precision": self.precision}
 
     @property
     def n_in(self) -> int:
@@ -337,6 +353,7 @@ class Sequential:
         'numpy'
         """
         target = _resolve(device)
+        _check_precision(self.precision, self.dtype, target)
         if target != self.device:
             self._parameters = self._on_device(self.device.kernels.to_host(self.parameters.flat), target)
             self._device = target
@@ -406,3 +423,12 @@ def _check_dtype(dtype: Any) -> str:
     if name not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     return name
+
+
+def _check_precision(precision: str, dtype: str, device: Device) -> str:
+    if precision != "float32":
+        offered = getattr(device.kernels, "PRECISIONS", ("float32",))
+        if precision not in offered or dtype != "float32":
+            there = ", ".join(map(repr, offered if dtype == "float32" else offered[:1]))
+            raise ValueError(f"precision for {dtype} on {device} must be {there}, not {precision!r}")
+    return precision

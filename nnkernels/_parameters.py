@@ -105,6 +105,15 @@ class Parameters(Mapping[str, "Array"]):
         """Return NumPy copies of all parameters."""
         return self.layout.views(self._kernels.to_host(self.flat))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle is made of; the buffer goes by way of the host."""
+        return self.__dict__ | {"flat": self._kernels.to_host(self.flat)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with self._kernels.device_scope(self._device.index):
+            self.flat = self._kernels.from_host(self.flat)
+
     def _known(self, name: str) -> str:
         if name not in self.layout.shapes:
             raise KeyError(f"no parameter {name!r}; there are {', '.join(self)}.{nearest(name, self)}")

@@ -52,6 +52,10 @@ class Work(Record):
 
     def seconds(self, way: str) -> float:
         """Predict the seconds of the whole run."""
+        if self.device.kind == "cuda":
+            from nnkernels.backends.cupy.codegen import choice as cuda
+
+            return cuda.seconds(self, way)
         if way == "composed":
             return self.steps * self._composed_step()
         if way == "generic":
@@ -66,6 +70,10 @@ class Work(Record):
     @property
     def start_seconds(self) -> float:
         """Predicted seconds of writing and compiling a program for this very network."""
+        if self.device.kind == "cuda":
+            from nnkernels.backends.cupy.codegen import choice as cuda
+
+            return cuda.START
         from nnkernels.backends.numba.codegen import choice
 
         cost = COSTS["generated"]
@@ -130,6 +138,10 @@ class Plan(Record):
         """
         if self.way == "composed":
             return ""
+        if self.work.device.kind == "cuda":
+            from nnkernels.backends.cupy.codegen import choice
+
+            return choice.generated(self.work.recipe).source
         from nnkernels.backends.numba.training import written
 
         return written(self.work.recipe, self.way).source
@@ -188,6 +200,10 @@ def why_not(work: Work, way: str) -> str | None:
     """Return why some work cannot be done in a way, or None."""
     if way == "composed":
         return None
+    if work.device.kind == "cuda" and way == "generated":
+        from nnkernels.backends.cupy.codegen import choice as cuda
+
+        return cuda.why_not(work.recipe)
     if work.device.kind != "numba":
         return f"is not there on {work.device}"
     if way == "generic":

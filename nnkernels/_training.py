@@ -7,7 +7,7 @@ import operator
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from nnkernels._callbacks import Callback, Progress, check_callbacks
 from nnkernels._composed import ComposedRun, Data
 from nnkernels._data import Host, to_rows, to_weights
 from nnkernels._device import Device
-from nnkernels._errors import DataError, DivergenceError, ShapeError
+from nnkernels._errors import DataError, DeviceMemoryError, DivergenceError, ShapeError
 from nnkernels._losses import Loss
 from nnkernels._optimizers import Optimizer
 from nnkernels._plan import Plan, Work, choose
@@ -27,13 +27,15 @@ from nnkernels._workspace import Call, Forward, Step
 
 if TYPE_CHECKING:
     from nnkernels._network import Sequential
-    from nnkernels.backends.numba.training import WholeRun
+    from nnkernels.backends import cupy, numba
     from nnkernels.backends.protocol import Array
 
-    Run = ComposedRun | WholeRun
+    Run = ComposedRun | numba.training.WholeRun | cupy.training.WholeRun
+
+T = TypeVar("T")
 
 LOGS = 100  #: log points of a run, unless told otherwise
-ROWS_AT_ONCE = 8192  #: rows of a forward pass over a whole data set
+ROWS_AT_ONCE, FEWER_ROWS_AT_ONCE = 8192, 512  #: rows of a forward pass over a whole data set
 
 
 class History:
@@ -195,6 +197,10 @@ def fit(
 
 def _start(plan: Plan, *args: Any, **kwargs: Any) -> Run:
     """Return the run of a plan."""
+    if plan.work.device.kind == "cuda":
+        from nnkernels.backends.cupy.training import start
+
+        return start(plan, *args, **kwargs)
     if plan.way == "composed":
         return ComposedRun(*args, **kwargs)
     from nnkernels.backends.numba.training import WholeRun
@@ -252,6 +258,8 @@ def _run(
     for callback in callbacks:
         callback.on_train_end(progress)
     history.seconds = time.perf_counter() - start
+    if run.note:
+        history.plan = plan.replace(reason=f"{plan.reason}; {run.note}")
     return history
 
 
@@ -326,15 +334,27 @@ class Evaluation:
     """The loss over a whole data set, without dropout: the data go to the device once, to be evaluated many times."""
 
     def __init__(self, network: Sequential, problem: Problem) -> None:
-        kernels, last = network.device.kernels, network.layers[-1].activation_name
+        self.kernels = network.device.kernels
+        self.total = self.kernels.empty((), np.float64)
+        self.calls = _where_memory_is_short(partial(self._bind, network, problem))
+
+    def _bind(self, network: Sequential, problem: Problem, rows_at_once: int) -> list[Call]:
+        """Return the calls that add up the loss; blocks of one size take turns in the same workspace."""
+        kernels, last = self.kernels, network.layers[-1].activation_name
         loss = getattr(kernels, f"{problem.loss.kernel(last)}_forward")
-        self.kernels, self.total, self.calls = kernels, kernels.empty((), np.float64), list[Call]()
-        factors = problem.factors()
-        for rows in _blocks(len(problem.t)):
+        calls, factors, forwards = list[Call](), problem.factors(), dict[tuple[int, ...], Forward]()
+        blocks = _blocks(len(problem.t), rows_at_once)
+        for rows in blocks:
             x, t, weight = (kernels.from_host(part[rows]) for part in (problem.x, problem.t, factors))
-            forward = Forward(network, x, last_activation=not problem.loss.from_z(last))
-            self.calls += forward.calls
-            self.calls.append(partial(loss, forward.output, t, weight, out=self.total, **problem.loss.scalars))
+            if x.shape not in forwards:
+                given = x if len(blocks) == 1 else kernels.empty(x.shape, network.dtype)
+                forwards[x.shape] = Forward(network, given, last_activation=not problem.loss.from_z(last))
+            forward = forwards[x.shape]
+            if forward.inputs[0] is not x:
+                calls.append(partial(kernels.copy, x, out=forward.inputs[0]))
+            calls += forward.calls
+            calls.append(partial(loss, forward.output, t, weight, out=self.total, **problem.loss.scalars))
+        return calls
 
     def __call__(self) -> float:
         """Return the loss with the network's current parameters."""
@@ -355,12 +375,25 @@ def loss_and_gradients(network: Sequential, problem: Problem) -> tuple[float, di
 
 def predict(network: Sequential, x: Array) -> Array:
     """Return the output for rows on the network's device, (rows, n_out)."""
+    return _where_memory_is_short(partial(_predict, network, x))
+
+
+def _predict(network: Sequential, x: Array, rows_at_once: int) -> Array:
     kernels = network.device.kernels
     out = kernels.empty((x.shape[0], network.n_out), network.dtype)
-    for rows in _blocks(x.shape[0]):
+    for rows in _blocks(x.shape[0], rows_at_once):
         forward = Forward(network, x[rows])
         _call_all([*forward.calls, partial(kernels.copy, forward.output, out=out[rows])])
     return out
+
+
+def _where_memory_is_short(work: Callable[[int], T]) -> T:
+    """Do work on `ROWS_AT_ONCE` rows at once, and if a GPU has no memory for them, on fewer."""
+    try:
+        return work(ROWS_AT_ONCE)
+    except DeviceMemoryError:
+        pass  # out of here first: the error holds on to all that was allocated
+    return work(FEWER_ROWS_AT_ONCE)
 
 
 def _from_own_device(network: Sequential, value: Any) -> Any:
@@ -378,8 +411,8 @@ def _scaled(weight: Host, loss: Loss, dtype: str) -> Host:
     return (weight / mean if loss.reduction == "mean" else weight).astype(dtype)
 
 
-def _blocks(n_rows: int) -> list[slice]:
-    return [slice(start, min(start + ROWS_AT_ONCE, n_rows)) for start in range(0, n_rows, ROWS_AT_ONCE)]
+def _blocks(n_rows: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
 def _call_all(calls: Iterable[Call]) -> None:

@@ -59,17 +59,19 @@ class Forward:
             shape = (x.shape[0], layer.n_out)
             z = kernels.empty(shape, network.dtype)
             weight, bias = network.parameters[f"{number}.weight"], network.parameters.get(f"{number}.bias")
-            self.calls.append(partial(kernels.matmul_forward, self.inputs[-1], weight, bias, out=z))
             a, slope, name = z, None, layer.activation_name
-            if name == "softmax" and last_activation:
-                self.calls.append(partial(kernels.softmax_forward, z, out=z))
-            elif name not in ("identity", "softmax") and (last_activation or number < len(network.layers) - 1):
-                activation = getattr(kernels, f"{name}_forward")
-                if slopes:
-                    a, slope = kernels.empty(shape, network.dtype), z  # the slope takes z's place
-                    self.calls.append(partial(activation, z, out=a, slope=slope))
-                else:
-                    self.calls.append(partial(activation, z, out=z))
+            applied = last_activation or number < len(network.layers) - 1
+            activation = getattr(kernels, f"{name}_forward") if applied and name != "identity" else None
+            fused = getattr(kernels, f"bias_{name}_forward", None) if activation and bias is not None else None
+            product = partial(kernels.matmul_forward, self.inputs[-1], weight, **network.product_options)
+            self.calls.append(partial(product, None if fused else bias, out=z))
+            if fused:  # one pass less over z, where a backend has it
+                activation = partial(fused, b=bias)
+            if activation and name != "softmax" and slopes:
+                a, slope = kernels.empty(shape, network.dtype), z  # the slope takes z's place
+                self.calls.append(partial(activation, z, out=a, slope=slope))
+            elif activation:
+                self.calls.append(partial(activation, z, out=z))
             if dropout and layer.dropout:
                 mask = kernels.empty(shape, network.dtype)
                 key = (dropout.seed, dropout.network, number, dropout.step, layer.dropout)
@@ -144,6 +146,7 @@ class Step:
                     delta,
                     a,
                     network.parameters[f"{number}.weight"],
+                    **network.product_options,
                     dx=da,
                     dw=gradients[f"{number}.weight"],
                     db=gradients.get(f"{number}.bias"),

@@ -1,20 +1,37 @@
 """Fixtures that every test shares: which backends there are, and how arrays get in and out of them."""
 
 import os
+from importlib import import_module
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from emulator.host import emulated, pretended
 
 import nnkernels as nnk
+from nnkernels.backends.cupy import probe
 
-BACKENDS = ("numpy", "numba")  # the one place to add another
+BACKENDS = (  # the one place to add another
+    "numpy",
+    "numba",
+    pytest.param("cuda", id="cuda-emulated"),
+    pytest.param("cuda", id="cuda", marks=pytest.mark.gpu),
+)
 
 hypothesis.settings.register_profile(
     "nnkernels", deadline=None, max_examples=25, derandomize=True, print_blob=False, database=None
 )
 hypothesis.settings.load_profile("nnkernels")
+
+
+def pytest_configure(config):
+    """Emulate a GPU for the whole session, except where `-m gpu` asks for the real one."""
+    config.emulator = None
+    if config.option.markexpr != "gpu":
+        emulation = emulated()
+        config.emulator = emulation.__enter__()
+        config.add_cleanup(lambda: emulation.__exit__(None, None, None))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -23,23 +40,62 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="takes minutes: pytest -m long"))
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked:
-        cuda = next(status for status in nnk.devices() if status.device == "cuda")
-        if not cuda.available:
-            for item in marked:
-                item.add_marker(pytest.mark.skip(reason=f'"cuda" {cuda.reason}. {cuda.remedy}'.strip()))
+    for item in items:
+        if item.get_closest_marker("gpu") and (reason := _why_no_gpu(config)):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_gpu(config):
+    if config.emulator:
+        return "needs a GPU: pytest -m gpu"
+    cuda = next(status for status in nnk.devices() if status.device == "cuda")
+    return "" if cuda.available else f'"cuda" {cuda.reason}. {cuda.remedy}'.strip()
+
+
+@pytest.fixture(autouse=True)
+def emulator(request, monkeypatch):
+    """The emulated GPU, there for the tests of the "cuda" backend; None where the GPU is real, or none is used."""
+    emulator, parameters = request.config.emulator, getattr(request.node, "callspec", None)
+    given = [] if parameters is None else [value for value in parameters.params.values() if isinstance(value, str)]
+    if emulator is None or "cuda" not in given:
+        yield None
+        return
+    monkeypatch.setattr(probe, "check_cuda", lambda: None)
+    monkeypatch.setattr(probe, "count_devices", lambda: 1)
+    yield emulator
+    emulator.check_guards()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """An emulated GPU of the test's own, whatever becomes of it."""
+    with pretended() as emulator:
+        yield emulator
+        monkeypatch.undo()  # before the emulator takes back what it patched itself
+
+
+def load(backend):
+    """Return a backend's module; "cuda" without asking whether there is a GPU."""
+    return import_module(f"nnkernels.backends.{'cupy' if backend == 'cuda' else backend}.kernels")
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def kernels(request):
     """A backend's module."""
-    return nnk.backends.load(request.param)
+    return load(request.param)
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def device(request):
     """The string that names a backend's device."""
+    return request.param
+
+
+@pytest.fixture(
+    scope="session", params=[backend for backend in BACKENDS if getattr(backend, "id", "") != "cuda-emulated"]
+)
+def real_device(request):
+    """The same without the emulated one, which takes thousands of steps in minutes."""
     return request.param
 
 
@@ -53,6 +109,11 @@ def dtype(request):
 def unwatched():
     """The environment without coverage's watch over child processes: it imports modules there, and loses interrupts."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_"))}
+
+
+def on_host(array):
+    """Return a NumPy array of what a network on any device hands out."""
+    return array if isinstance(array, np.ndarray) else load("cuda").to_host(array)
 
 
 class Arrays:

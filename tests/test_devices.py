@@ -106,7 +106,7 @@ def test_fit_never_moves_a_network(monkeypatch):
     assert (net.device.kind, history.device.kind) == ("numpy", "numpy")
 
 
-# ---- cuda: three reasons, and one more until its kernels are there ---------------------------------------------------
+# ---- cuda: why it cannot be used -------------------------------------------------------------------------------------
 
 CUDA_REASONS = {
     "no CuPy": (None, "needs CuPy, which is not installed", "pip install 'nnkernels[cuda13]'"),
@@ -141,6 +141,7 @@ def test_a_cupy_that_cannot_be_imported_says_so(monkeypatch):
     cupy = types.ModuleType("cupy")
     cupy.__spec__ = ModuleSpec("cupy", None)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.delitem(sys.modules, "cupy.cuda", raising=False)
     with pytest.raises(nnk.BackendUnavailable, match="which cannot be imported"):
         nnk.device("cuda")
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import on_host
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import erf
@@ -132,8 +133,8 @@ def test_loss_and_gradients_are_those_of_the_complex_step(problem, device):
     assert value == pytest.approx(reduced_loss(layers, parameters, x, t, name, reduction, weight), rel=1e-12, abs=1e-14)
     for key, gradient in expected.items():
         np.testing.assert_allclose(
-            gradients[key],
-            gradient,
+            on_host(gradients[key]),
+            on_host(gradient),
             rtol=relative(net.dtype, "gradient"),
             atol=relative(net.dtype, "gradient"),
             err_msg=key,
@@ -150,8 +151,8 @@ def test_float32_gradients_are_those_of_float64(device):
     _, expected = double.loss_and_gradients(x, t, loss="huber")
     for key, gradient in expected.items():
         np.testing.assert_allclose(
-            gradients[key],
-            gradient,
+            on_host(gradients[key]),
+            on_host(gradient),
             rtol=relative("float32", "gradient"),
             atol=relative("float32", "gradient"),
             err_msg=key,
@@ -162,7 +163,7 @@ def test_a_saturated_sigmoid_passes_its_true_gradient_back(device, dtype):
     net = nnk.Sequential(nnk.Dense(1, 1, activation="sigmoid", bias=False), device=device, dtype=dtype)
     net.parameters["0.weight"] = [[0.8]]
     _, gradients = net.loss_and_gradients([62.5], [0.0], loss="half_squared_error")
-    assert float(gradients["0.weight"][0, 0]) == pytest.approx(62.5 * 1.9287498479639178e-22, rel=1e-4)
+    assert float(on_host(gradients["0.weight"])[0, 0]) == pytest.approx(62.5 * 1.9287498479639178e-22, rel=1e-4)
 
 
 def test_matt_mazurs_published_example(device):
@@ -182,7 +183,7 @@ def test_matt_mazurs_published_example(device):
         "1.weight": [[0.35891648, 0.511301270], [0.408666186, 0.561370121]],
     }
     for name, weights in published.items():
-        np.testing.assert_allclose(net.parameters[name], weights, atol=5e-9)
+        np.testing.assert_allclose(on_host(net.parameters[name]), weights, atol=5e-9)
     net.parameters.update({"0.bias": [0.35, 0.35], "1.bias": [0.60, 0.60]})
     # he printed 0.291027924, having used an updated weight before its last use
     assert net.evaluate(x, t, loss=loss) == pytest.approx(0.29102777369, abs=5e-12)

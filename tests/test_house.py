@@ -15,8 +15,7 @@ import pytest
 import nnkernels as nnk
 from nnkernels import testing
 from nnkernels._formulas import ACTIVATIONS, FUNCTIONS, LOSSES, OPTIMIZERS
-from nnkernels.backends.numba.printing import NumbaDialect
-from nnkernels.backends.numpy.printing import NumpyDialect
+from nnkernels.backends.__main__ import DIALECTS
 
 PACKAGE = Path(nnk.__file__).parent
 ROOT = Path(__file__).parent.parent
@@ -106,7 +105,7 @@ def test_every_method_of_a_network_is_documented(name):
 
 # ---- where things are ------------------------------------------------------------------------------------------------
 
-BACKEND_FOLDERS = ("numpy", "numba")
+BACKEND_FOLDERS = ("numpy", "numba", "cupy")
 KERNELS = {
     **{f"{name}_forward": "activations.py" for name in ACTIVATIONS},
     **{f"{name}_{way}": "losses.py" for name in LOSSES for way in ("forward", "backward")},
@@ -161,7 +160,7 @@ def test_no_file_is_a_house_of_its_own():
 # ---- formulas, and what is printed from them -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("folder", "dialect"), [("numpy", NumpyDialect), ("numba", NumbaDialect)])
+@pytest.mark.parametrize(("folder", "dialect"), DIALECTS.items())
 def test_the_printed_kernels_are_those_of_the_formulas(folder, dialect):
     for name, source in dialect.files().items():
         printed = (PACKAGE / "backends" / folder / name).read_text()
@@ -181,9 +180,8 @@ def test_a_formula_uses_the_language_and_nothing_else(formula):
                 assert node.func.id in FUNCTIONS
 
 
-@pytest.mark.parametrize("name", BACKEND_FOLDERS)
-def test_every_backend_takes_the_protocols_arguments(name):
-    testing.check_signatures(nnk.backends.load(name))
+def test_every_backend_takes_the_protocols_arguments(kernels):
+    testing.check_signatures(kernels)
 
 
 def test_contributings_add_a_kernel_followed_literally_adds_an_activation_on_every_backend(tmp_path):
@@ -215,9 +213,8 @@ def test_contributings_add_a_kernel_followed_literally_adds_an_activation_on_eve
     assert learned == ["True", "True"]
 
 
-@pytest.mark.parametrize("name", BACKEND_FOLDERS)
-def test_a_backend_passes_the_conformance_test_that_others_take(name):
-    testing.check_backend(nnk.backends.load(name))
+def test_a_backend_passes_the_conformance_test_that_others_take(kernels):
+    testing.check_backend(kernels)
 
 
 def test_the_conformance_test_finds_what_is_wrong():

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import nnkernels as nnk
-from nnkernels.backends.numba import kernels
 from nnkernels.backends.numba.compile import kernel
 
 CODE = """
@@ -123,9 +122,16 @@ def test_threads_that_call_a_kernel_first_share_what_is_compiled():
     assert seen == [(id(lazy.dispatcher), [0, 2, 4])] * 4
 
 
-def test_a_kernel_that_another_one_calls_is_compiled_with_it():
-    z = np.array([[0.0, 9.0, 1.0]])[:, ::2]  # with gaps: a loop of Numba's
-    out = np.empty((1, 4))[:, ::2]
-    kernels.softmax_forward(z, out=out)
-    np.testing.assert_allclose(out, np.exp(z) / np.exp(z).sum())
-    assert "dispatcher" in vars(kernels._softmax)
+def test_a_kernel_that_another_one_calls_is_compiled_with_it(tmp_path):
+    """In a process without cached kernels: one that is loaded brings along what it calls."""
+    code = """
+import numpy as np
+from nnkernels.backends.numba import kernels
+z = np.array([[0.0, 9.0, 1.0]])[:, ::2]  # with gaps: a loop of Numba's
+out = np.empty((1, 4))[:, ::2]
+kernels.softmax_forward(z, out=out)
+np.testing.assert_allclose(out, np.exp(z) / np.exp(z).sum())
+assert "dispatcher" in vars(kernels._softmax)
+"""
+    environment = os.environ | {"NNKERNELS_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env=environment)

@@ -59,7 +59,7 @@ def constants(name):
 
 
 def forward(kernels, place, name, p, t, weight, start=0.0):
-    out = place.put(np.full(p.shape[:-2], start, p.dtype))
+    out = place.put(np.full(p.shape[:-2], start, np.float64))
     getattr(kernels, f"{name}_forward")(place.put(p), place.put(t), place.put(weight), out=out, **constants(name))
     return place.get(out)
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from nnkernels.backends.cupy.printing import CudaDialect
 from nnkernels.backends.numba.printing import NumbaDialect
 from nnkernels.backends.numpy.printing import NumpyDialect
 
-DIALECTS = {"numpy": NumpyDialect, "numba": NumbaDialect}
+DIALECTS = {"numpy": NumpyDialect, "numba": NumbaDialect, "cupy": CudaDialect}
 
 if __name__ == "__main__":
     for folder, dialect in DIALECTS.items():

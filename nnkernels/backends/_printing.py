@@ -7,6 +7,7 @@ statements a kernel needs and how the files are put together. `python -m nnkerne
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
@@ -108,3 +109,30 @@ def assignments(
 def lines(code: Iterable[str], indent: int) -> str:
     """Join lines of code at an indentation."""
     return "".join(f"{' ' * indent}{line}\n" for line in code)
+
+
+def without(statements: Statements, name: str) -> Statements:
+    """Return statements in which a name is zero, and what it multiplies is gone."""
+    return [(target, _Without(name).visit(copy.deepcopy(tree))) for target, tree in statements]
+
+
+class _Without(ast.NodeTransformer):
+    """An expression in which a name is zero."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(0) if node.id == self.name else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        left: ast.expr = self.visit(node.left)
+        right: ast.expr = self.visit(node.right)
+        nothing = [isinstance(side, ast.Constant) and side.value == 0 for side in (left, right)]
+        if isinstance(node.op, ast.Mult) and any(nothing):
+            return ast.Constant(0)
+        if isinstance(node.op, ast.Add) and any(nothing):
+            return right if nothing[0] else left
+        if isinstance(node.op, ast.Sub) and nothing[1]:
+            return left
+        return ast.BinOp(left, node.op, right)

@@ -9,6 +9,8 @@ A backend is a *module*; `mypy` and a signature test hold every shipped one to t
 - "..." in a shape stands for leading network axes, none for a single network. Arrays may have any strides.
 - A value that changes from step to step is a *device scalar*: an array of shape () on the device, so that a captured
   graph can be replayed. Python numbers are constants of a run.
+- A backend may have more: ``bias_<activation>_forward(z, b, *, out, slope=None)``, the activation of ``z + b`` in one
+  pass; and, if its module has ``PRECISIONS``, a keyword ``precision`` of both matrix products.
 - Accuracy: within 6 ulp of the exact value; where a slope crosses zero (silu, gelu), of the larger of its two terms.
   Reductions are deterministic.
 """
@@ -96,10 +98,10 @@ class Kernels(Protocol):
         """
 
     # ---- losses of predictions p (..., batch, n_out) against targets t of that shape. A forward kernel *adds* the sum
-    # over rows of ``weight * loss of the row`` to out (...); a backward kernel writes its slope with respect to p,
-    # ``weight * d loss / d p``, to out (..., batch, n_out), which may be p. `weight` (..., batch) is each row's factor,
-    # the reduction's 1 / batch included. `binary_cross_entropy`, `categorical_cross_entropy` and `poisson` read p
-    # before its sigmoid, softmax or exponential. `huber` is quadratic up to `delta` > 0.
+    # over rows of ``weight * loss of the row`` to out (...), which is float64; a backward kernel writes its slope with
+    # respect to p, ``weight * d loss / d p``, to out (..., batch, n_out), which may be p. `weight` (..., batch) is each
+    # row's factor, the reduction's 1 / batch included. `binary_cross_entropy`, `categorical_cross_entropy` and
+    # `poisson` read p before its sigmoid, softmax or exponential. `huber` is quadratic up to `delta` > 0.
 
     def half_squared_error_forward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...
     def half_squared_error_backward(self, p: Array, t: Array, weight: Array, *, out: Array) -> None: ...

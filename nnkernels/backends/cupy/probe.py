@@ -10,7 +10,7 @@ INSTALL = "Install it: pip install 'nnkernels[cuda13]' (or 'nnkernels[cuda12]' f
 
 
 def check_cuda() -> None:
-    """Raise `BackendUnavailable` unless there are CuPy, a driver that fits it, a visible GPU, and our kernels."""
+    """Raise `BackendUnavailable` unless there are CuPy, a driver that fits it and a visible GPU."""
     if find_spec("cupy") is None:
         raise BackendUnavailable("cuda", "needs CuPy, which is not installed", INSTALL)
     try:
@@ -25,7 +25,7 @@ def check_cuda() -> None:
             "cuda", "needs an NVIDIA driver, and none is installed", "Install the driver of your GPU, then restart"
         )
     try:
-        count = runtime.getDeviceCount()
+        count = count_devices()
     except runtime.CUDARuntimeError as error:
         if "InsufficientDriver" in str(error):
             needed = _version(runtime.runtimeGetVersion())
@@ -41,10 +41,13 @@ def check_cuda() -> None:
         raise BackendUnavailable(
             "cuda", "finds no GPU", "Check `nvidia-smi` and that CUDA_VISIBLE_DEVICES does not hide the GPU"
         )
-    if find_spec("nnkernels.backends.cupy.kernels") is None:
-        raise BackendUnavailable(
-            "cuda", "has no kernels in this version of nnkernels yet", 'Use device="cpu", or a newer nnkernels'
-        )
+
+
+def count_devices() -> int:
+    """Return the number of visible GPUs."""
+    from cupy.cuda import runtime
+
+    return int(runtime.getDeviceCount())
 
 
 def _version(number: int) -> str:

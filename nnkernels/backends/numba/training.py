@@ -52,6 +52,8 @@ class WholeRun:
         The way to run: "generic" or "generated".
     """
 
+    note = ""  #: nothing can go another way than planned
+
     def __init__(
         self,
         network: Sequential,

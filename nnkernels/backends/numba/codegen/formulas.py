@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import copy
 from types import MappingProxyType
 
 from nnkernels._formulas import ACTIVATIONS, FUNCTIONS, LOSSES, OPTIMIZERS
 from nnkernels._recipe import Recipe
-from nnkernels.backends._printing import Dialect, assignments
+from nnkernels.backends._printing import Dialect, assignments, without
 
 BY_HAND = {"sigmoid", "tanh"}  #: activations that `programs/mathematics.py` computes faster than their formulas say
 
@@ -58,34 +57,10 @@ def _names(line: str) -> list[str]:
     return [node.id for node in ast.walk(ast.parse(line.strip())) if isinstance(node, ast.Name)]
 
 
-class _Without(ast.NodeTransformer):
-    """An expression in which a name is zero."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Constant(0) if node.id == self.name else node
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
-        left: ast.expr = self.visit(node.left)
-        right: ast.expr = self.visit(node.right)
-        nothing = [isinstance(side, ast.Constant) and side.value == 0 for side in (left, right)]
-        if isinstance(node.op, ast.Mult) and any(nothing):
-            return ast.Constant(0)
-        if isinstance(node.op, ast.Add) and any(nothing):
-            return right if nothing[0] else left
-        if isinstance(node.op, ast.Sub) and nothing[1]:
-            return left
-        return ast.BinOp(left, node.op, right)
-
-
 def update_source(recipe: Recipe) -> str:
     """Source of ``shaped(p, g)``, the penalized and clipped gradient, and of ``updated(p, g, state...)``."""
     formula = OPTIMIZERS[recipe.optimizer]
-    statements = formula.statements()
-    if not recipe.decayed:
-        statements = [(name, _Without("weight_decay").visit(copy.deepcopy(tree))) for name, tree in statements]
+    statements = formula.statements() if recipe.decayed else without(formula.statements(), "weight_decay")
     shaped = ["g = g + (l1 * sign(p) + l2 * p)"] * recipe.penalized
     clipped = ["g = min(max(g, -clip_value), clip_value)"] * recipe.clipped
     names = list(update_names(recipe))
