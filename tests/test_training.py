@@ -362,7 +362,7 @@ def make(): return nnk.Sequential(nnk.Dense(20, 16, activation="tanh"), nnk.Dens
 make().fit(x, x[:, 0], steps=2, plan="generated", **arguments)
 net = make()
 chunk = net.plan(x, x[:, 0], steps=10**7, **arguments).chunk
-threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     net.fit(x, x[:, 0], steps=10**7, log_every=chunk, **arguments)
 except KeyboardInterrupt:
