@@ -16,7 +16,7 @@ from nnkernels._record import Record
 
 WAYS = ("composed", "generic", "generated")
 CHUNK_SECONDS = 0.1  #: a chunk's length: progress, callbacks, Ctrl-C and NaN checks live at its ends
-THREADED_SECONDS = 20e-6  #: a step that is predicted to take less is not worth its barriers
+THREADED_SECONDS = 8e-6  #: a step that is predicted to take less is not worth its barriers
 
 
 class Work(Record):

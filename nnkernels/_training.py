@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import time
 from collections.abc import Callable, Iterable
@@ -135,8 +136,12 @@ class Problem(Record):
         return np.full(len(self.t), share, self.t.dtype) * (1 if self.weight is None else self.weight)
 
     def to_device(self, network: Sequential) -> Data:
-        """Copy the data to the network's device, once."""
-        move = network.device.kernels.from_host
+        """Copy the data to the network's device, once; what is there already stays where it is."""
+        kernels = network.device.kernels
+
+        def move(array: Host) -> Any:
+            return array if kernels.owns(array) else kernels.from_host(array)
+
         return Data(move(self.x), move(self.t), None if self.weight is None else move(self.weight[:, None]))
 
 
@@ -240,25 +245,16 @@ def describe(
 def _run(
     run: Run, plan: Plan, log_every: int, callbacks: list[Callback], validate: Callable[[], float] | None
 ) -> History:
-    """Advance chunk by chunk; log, check and call back where a chunk ends."""
+    """Train, and whatever happens leave the network its parameters."""
     history = History(run.network.device, plan)
     progress = Progress(run.network, plan.work.steps)
     start = time.perf_counter()
     for callback in callbacks:
         callback.on_train_begin(progress)
-    logged, total = 0, 0.0
-    while progress.step < progress.steps and not progress.stopped:
-        count = min(plan.chunk, progress.steps - progress.step, log_every - (progress.step - logged))
-        total += _advance(run, progress.step, count)
-        progress.step += count
-        if progress.step - logged == log_every or progress.step == progress.steps:
-            progress.loss = total / (progress.step - logged)
-            progress.validation_loss = None if validate is None else validate()
-            history.log(progress.step, progress.loss, progress.validation_loss)
-            logged, total = progress.step, 0.0
-            for callback in callbacks:
-                callback.on_log(progress)
-            _check_still_there(run)
+    try:
+        _advance_and_log(run, plan.chunk, log_every, history, progress, callbacks, validate)
+    finally:
+        run.publish()
     for callback in callbacks:
         callback.on_train_end(progress)
     history.seconds = time.perf_counter() - start
@@ -267,27 +263,70 @@ def _run(
     return history
 
 
+def _advance_and_log(
+    run: Run,
+    chunk: int,
+    log_every: int,
+    history: History,
+    progress: Progress,
+    callbacks: list[Callback],
+    validate: Callable[[], float] | None,
+) -> None:
+    """Advance chunk by chunk, with a look at every log point if somebody looks, else at the end of every chunk."""
+    logged, total = 0, 0.0
+    while progress.step < progress.steps and not progress.stopped:
+        end = min(progress.step + chunk, progress.steps)
+        points = [*range(logged + log_every, end, log_every), end]
+        if callbacks or validate:
+            del points[1:]
+        for step, loss in zip(points, _advance(run, progress.step, points), strict=True):
+            progress.step, total = step, total + loss
+            if step - logged == log_every or step == progress.steps:
+                progress.loss = total / (step - logged)
+                _look(run, history, progress, callbacks, validate)
+                logged, total = step, 0.0
+
+
+def _look(
+    run: Run,
+    history: History,
+    progress: Progress,
+    callbacks: list[Callback],
+    validate: Callable[[], float] | None,
+) -> None:
+    """Log, validate and call back."""
+    if callbacks or validate:  # nobody else looks at the network before the end
+        run.publish()
+    progress.validation_loss = None if validate is None else validate()
+    history.log(progress.step, progress.loss, progress.validation_loss)
+    for callback in callbacks:
+        callback.on_log(progress)
+    _check_still_there(run)
+
+
 def _check_still_there(run: Run) -> None:
     """Raise if a callback has moved the network away from under its run."""
     if run.network.parameters.flat is not run.flat:
         raise RuntimeError("the network was moved to another device while it was training; move it before or after")
 
 
-def _advance(run: Run, first: int, count: int) -> float:
-    """Advance by a chunk and return the sum of its losses; if that fails, leave the last good weights."""
+def _advance(run: Run, first: int, points: list[int]) -> list[float]:
+    """Advance to the last of some steps, return the losses up to each; if that fails, leave the last good weights."""
     run.keep()
     try:
-        run.advance(first, count)
-        if run.finite():
-            return run.take_loss()
+        losses = run.advance(first, points)
+        if math.isfinite(sum(losses)) and run.finite():
+            return losses
     except BaseException:  # Ctrl-C too: half a step must not be left behind
         run.restore()
         raise
     run.restore()
-    if count == 1:
+    end = points[-1]
+    if end - first == 1:
         raise DivergenceError(first)
-    _advance(run, first, count // 2)  # the same bits again: one half of the chunk has the step in it
-    _advance(run, first + count // 2, count - count // 2)
+    middle = first + (end - first) // 2
+    _advance(run, first, [middle])  # the same bits again: one half of the chunk has the step in it
+    _advance(run, middle, [end])
     raise AssertionError("a replayed chunk must repeat its bits")  # pragma: no cover
 
 

@@ -16,7 +16,7 @@ from benchmarks.training import OURS, deviation
 from benchmarks.workers import Absent, Failed, Workers
 
 N_ROWS, N_IN, CHECKED_STEPS = 1024, 8, 20
-LONG = 1_000_000  #: steps of the run for which the plan chooses, so long that compiling does not count
+LONG = 100_000_000  #: steps of the run for which the plan chooses, so long that compiling does not count
 SECONDS = 0.02  #: of a run that is timed, at least
 WAYS = ("composed", "generic", "generated")
 Expected = Callable[[], list[Host]]

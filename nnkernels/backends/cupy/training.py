@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -187,20 +188,21 @@ class WholeRun:
             kernels.fill(float(self.optimizer.rates(0, 1, dtype)[0]), out=self.schedule)
         self.kept = {name: empty(array.shape, array.dtype) for name, array in self._changing().items()}
 
-    def advance(self, first_step: int, count: int) -> None:
-        """Run `count` steps, a launch for each block of them."""
-        end = first_step + count
-        while first_step < end:
-            stop = min(first_step + self.block, end)
-            self._draw(first_step, stop - first_step)
-            self._launch(first_step, stop - first_step)
-            first_step = stop
+    def advance(self, first_step: int, stops: Sequence[int]) -> list[float]:
+        """Run up to the last of the steps `stops`, a launch for each block; return the losses up to each of them."""
+        losses = []
+        for end in stops:
+            while first_step < end:
+                stop = min(first_step + self.block, end)
+                self._draw(first_step, stop - first_step)
+                self._launch(first_step, stop - first_step)
+                first_step = stop
+            losses.append(float(self.kernels.to_host(self.total)[0]))
+            self.kernels.fill(0, out=self.total)
+        return losses
 
-    def take_loss(self) -> float:
-        """Return the sum of the losses of the steps since the last call."""
-        loss = float(self.kernels.to_host(self.total)[0])
-        self.kernels.fill(0, out=self.total)
-        return loss
+    def publish(self) -> None:
+        """Leave the network its parameters: they never were anywhere else."""
 
     def keep(self) -> None:
         """Remember the parameters, the optimizer's state and the loss so far, for `restore`."""
