@@ -10,6 +10,7 @@ from benchmarks.timing import interleave, summarize
 Kind = Literal["own", "peer", "limit", "bound"]
 
 WRONG = "computes something else"  #: begins the note of a row whose result is not the reference's
+FAILED = "failed"  #: begins the note of a row of ours that broke
 
 
 class Settings(NamedTuple):
@@ -22,7 +23,7 @@ class Settings(NamedTuple):
     threads : int
         Threads that every row may use.
     devices : tuple of str
-        Devices of our own rows; empty for all that can be used.
+        Devices of our own rows; empty for all that can be used. With "cuda" among them, the peers run on the GPU.
     peers : tuple of str or None
         Libraries to compare with; None for all.
     rounds : int or None
@@ -34,6 +35,11 @@ class Settings(NamedTuple):
     devices: tuple[str, ...] = ()
     peers: tuple[str, ...] | None = None
     rounds: int | None = None
+
+    @property
+    def gpu(self) -> bool:
+        """Whether a GPU is among our devices: the peers then run on that GPU, too."""
+        return any(name.partition(":")[0] == "cuda" for name in self.devices)
 
 
 class Row(NamedTuple):

@@ -9,6 +9,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks import gpu
+
 PACKAGES = (
     "nnkernels",
     "numpy",
@@ -18,7 +20,11 @@ PACKAGES = (
     "tensorflow",
     "tensorflow-cpu",
     "scikit-learn",
+    "cupy-cuda12x",
     "cupy-cuda13x",
+    "jax-cuda12-plugin",
+    "jax-cuda13-plugin",
+    "triton",
 )
 
 
@@ -28,7 +34,7 @@ def cores() -> int:
 
 
 def describe() -> dict[str, object]:
-    """Return the processor, the number of cores, the devices, and the versions that matter."""
+    """Return the processor, the number of cores, the devices, the GPU, and the versions that matter."""
     import nnkernels as nnk
 
     return {
@@ -37,6 +43,7 @@ def describe() -> dict[str, object]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "devices": [status.device for status in nnk.devices() if status.available],
+        "gpu": gpu.name(),
         "compiler": _compiler(),
         "blas": _blas(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},

@@ -30,16 +30,24 @@ class Operation(NamedTuple):
         backward), or a loss (forward and backward).
     shape : tuple of int
         (batch, n_in, n_out) of a matrix product, (batch, n_out) of the others.
+    precision : {"float32", "tf32"}
+        Of a matrix product on a GPU.
+    cold : bool
+        Whether it is on a GPU, and every call finds the L2 cache without its arrays.
     """
 
     name: str
     shape: tuple[int, ...]
+    precision: str = "float32"
+    cold: bool = False
 
     def arrays(self) -> dict[str, Host]:
         """Return the arguments, by name, in float32."""
         rng = np.random.default_rng(0)
 
         def normal(*shape: int) -> Host:
+            if self.cold:  # these are large
+                return rng.standard_normal(shape, np.float32)
             return rng.normal(size=shape).astype(np.float32)
 
         if self.name.startswith("matmul"):
@@ -88,6 +96,8 @@ class Operation(NamedTuple):
     @property
     def loops(self) -> int:
         """Calls of one run, which then takes tens of milliseconds."""
+        if self.cold:
+            return 20
         if self.name.startswith("matmul"):
             return max(1, round(1.0 / self.gflop))
         return max(1, round(2e7 / (self.shape[0] * self.shape[1])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,9 +41,12 @@ class Problem:
     start : list of ndarray
         Initial weights and biases, in layer order.
     order : ndarray or None
-        (steps, batch): the rows of each step; None where every step takes all rows.
+        (steps, batch): the rows of each step, or of as many as are ever given to others; None where every step takes
+        all rows.
     seed : int
         From which `order` is drawn.
+    precision : {"float32", "tf32"}
+        Of products of float32 matrices on a GPU.
     """
 
     layers: tuple[Layer, ...]
@@ -59,6 +62,7 @@ class Problem:
     start: list[Host]
     order: Host | None
     seed: int
+    precision: str = "float32"
 
     @property
     def dtype(self) -> str:
@@ -95,7 +99,7 @@ class Problem:
 
     def own_network(self, device: str) -> nnk.Sequential:
         """Return the network at its start."""
-        net = nnk.Sequential(*dense(self.layers), device=device, dtype=self.dtype, rng=SEED)
+        net = nnk.Sequential(*dense(self.layers), device=device, dtype=self.dtype, rng=SEED, precision=self.precision)
         net.parameters = dict(zip(net.parameters, self.start, strict=True))
         return net
 
@@ -122,13 +126,15 @@ def make(
     sampling: str = "permutation",
     dtype: str = "float32",
     initializer: Any = "glorot_uniform",
+    drawn: int | None = None,
+    precision: str = "float32",
 ) -> Problem:
-    """Draw the start and the order of rows as nnkernels draws them."""
+    """Draw the start and the order of rows, of all steps or of the first `drawn`, as nnkernels draws them."""
     net = nnk.Sequential(*dense(layers, initializer), device="numpy", dtype=dtype, rng=SEED)
     seed = net.key.for_fit(0)
     order = None
     if batch is not None:
-        order = np.empty((steps, batch), np.int64)
+        order = np.empty((min(steps, drawn or steps), batch), np.int64)
         net.device.kernels.draw_indices(seed, 0, 0, sampling=sampling, n_rows=len(x), out=order)
     return Problem(
         layers=layers,
@@ -144,4 +150,57 @@ def make(
         start=list(net.parameters.to_host().values()),
         order=order,
         seed=seed,
+        precision=precision,
     )
+
+
+@dataclass(frozen=True)
+class Many(Problem):
+    """The same run for many networks: `start` and `order` have an axis for them.
+
+    Parameters
+    ----------
+    start : list of ndarray
+        (networks, ...): initial weights of each network.
+    order : ndarray
+        (steps, networks): the row of each step of each network.
+    rates : ndarray
+        (networks,): the learning rate of each.
+    """
+
+    rates: Host = field(default_factory=lambda: np.ones(1, np.float32))
+
+    def first(self, steps: int) -> Many:
+        """Return the first steps of the run as a run of its own."""
+        return replace(self, steps=steps, order=self.rows[:steps])
+
+    @property
+    def rows(self) -> Host:
+        """`order`, which such a run always has."""
+        assert self.order is not None
+        return self.order
+
+    @property
+    def networks(self) -> int:
+        """How many there are."""
+        return len(self.rates)
+
+
+def many(one: Problem, networks: int, drawn: int) -> Many:
+    """Return a run of batch 1 for many networks, each with its own start, order of rows and learning rate."""
+    rng = np.random.default_rng(SEED)
+    start = [rng.uniform(-1, 1, (networks, *array.shape)).astype(one.dtype) for array in one.start]
+    order = np.empty((networks, drawn, 1), np.int64)
+    _drawing().draw_indices(one.seed, 0, 0, sampling=one.sampling, n_rows=len(one.x), out=order)
+    fields = {name: getattr(one, name) for name in one.__dataclass_fields__}
+    rates = rng.uniform(0.5 * one.lr, one.lr, networks).astype(one.dtype)
+    rows = np.ascontiguousarray(order[:, :, 0].T.astype(np.int32))
+    return Many(**fields | {"start": start, "order": rows, "rates": rates})
+
+
+def _drawing() -> Any:
+    """Return the kernels that draw fastest on the host; the bits are the same."""
+    try:
+        return nnk.device("numba").kernels
+    except (ImportError, nnk.BackendUnavailable):
+        return nnk.device("numpy").kernels

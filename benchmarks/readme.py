@@ -16,8 +16,8 @@ HEADER = ("case", "nnkernels", "best peer", "times as fast", "limit", "of the li
 
 
 def latest() -> Path:
-    """Return the newest committed results; their names begin with their dates."""
-    return max(RESULTS.glob("*.json"))
+    """Return the newest committed results of a CPU; names are <date>-<processor>.json, and a GPU's are its own."""
+    return max(RESULTS.glob("*-cpu.json"))
 
 
 def markdown(report: dict[str, Any]) -> str:

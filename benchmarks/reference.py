@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.problem import Host, Problem
+from benchmarks.problem import Host, Many, Problem
 
 
 def train(problem: Problem) -> list[Host]:
@@ -28,26 +28,38 @@ def train(problem: Problem) -> list[Host]:
     return parameters
 
 
+def train_many(problem: Many) -> list[Host]:
+    """Return the weights of all networks after the run, in float64."""
+    one = problem.wide()
+    parameters = [array.copy() for array in one.start]
+    for rows in problem.rows[: one.steps]:  # a row a network
+        gradients = _gradients(one, parameters, one.x[rows][:, None], one.t[rows][:, None])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter -= problem.rates.astype(float).reshape(-1, *[1] * (parameter.ndim - 1)) * gradient
+    return parameters
+
+
 def _gradients(problem: Problem, parameters: list[Host], x: Host, t: Host) -> list[Host]:
+    """Return the gradients over a batch (..., rows, n); the axes before are those of networks."""
     inputs, slopes = [x], []
     for layer, weight, bias in problem.by_layer(parameters):
-        z = inputs[-1] @ weight + (0 if bias is None else bias)
+        z = inputs[-1] @ weight + (0 if bias is None else bias[..., None, :])
         a, slope = _activation(layer.activation, z)
         inputs.append(a)
         slopes.append(slope)
     delta = inputs[-1] - t  # of softmax and cross-entropy, too, with respect to z
     if problem.loss == "mean_squared_error":
-        delta = delta * (2 / t.shape[1])
+        delta = delta * (2 / t.shape[-1])
     if problem.reduction == "mean":
-        delta = delta / len(x)
+        delta = delta / x.shape[-2]
     gradients: list[Any] = []
     for layer, weight, bias in reversed(problem.by_layer(parameters)):
         delta = delta * slopes.pop()
         if bias is not None:
-            gradients.append(delta.sum(0))
+            gradients.append(delta.sum(-2))
         inputs.pop()
-        gradients.append(inputs[-1].T @ delta)
-        delta = delta @ weight.T
+        gradients.append(inputs[-1].swapaxes(-1, -2) @ delta)
+        delta = delta @ weight.swapaxes(-1, -2)
         del layer
     return gradients[::-1]
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.case import WRONG
+from benchmarks.case import FAILED, WRONG
 
 Result = dict[str, Any]
 COLORS = {"own": "#1f77b4", "peer": "0.6", "limit": "#2ca02c", "bound": "#98df8a"}
@@ -91,12 +91,12 @@ def sweeps(report: dict[str, Any]) -> dict[str, Result]:
 
 
 def wrong(report: dict[str, Any]) -> list[str]:
-    """Return the rows, ours and the limits', that compute something else than the reference."""
+    """Return the rows, ours and the limits', that failed or compute something else than the reference."""
     return [
         f"{case}, {name}"
         for case, result in report["cases"].items()
         for name, row in result["rows"].items()
-        if row["kind"] != "peer" and row["note"].startswith(WRONG)
+        if row["kind"] != "peer" and row["note"].startswith((WRONG, FAILED))
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def timed(function: Callable[[], Any]) -> Callable[[], float]:
@@ -19,8 +19,19 @@ def timed(function: Callable[[], Any]) -> Callable[[], float]:
     return run
 
 
+class Measured(NamedTuple):
+    """What a run returns that has timed itself, as those on a GPU do, by the GPU's own events."""
+
+    seconds: float
+    result: Any
+
+
 class Absent(Exception):
     """A row that cannot be run here, with the reason."""
+
+
+class Failed(Exception):
+    """A row of ours that broke. The others are still measured, and the benchmark ends with an error."""
 
 
 def interleave(rows: Mapping[str, Callable[[], float]], rounds: int) -> tuple[dict[str, list[float]], dict[str, str]]:
@@ -31,7 +42,7 @@ def interleave(rows: Mapping[str, Callable[[], float]], rounds: int) -> tuple[di
     measured : dict of str to list of float
         What each row measured in each round.
     lost : dict of str to str
-        Rows that raised `Absent` on the way, with the reason.
+        Rows that raised `Absent` or `Failed` on the way, with the reason.
     """
     measured: dict[str, list[float]] = {name: [] for name in rows}
     lost: dict[str, str] = {}
@@ -41,8 +52,8 @@ def interleave(rows: Mapping[str, Callable[[], float]], rounds: int) -> tuple[di
                 continue
             try:
                 value = run()
-            except Absent as absent:
-                lost[name] = str(absent)
+            except (Absent, Failed) as reason:
+                lost[name] = str(reason)
                 del measured[name]
                 continue
             if number:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import nnkernels as nnk
-from benchmarks import reference
+from benchmarks import floors, reference
 from benchmarks.case import WRONG, Case, Kind, Row, Settings
-from benchmarks.many import Many
 from benchmarks.problem import Host, Problem
-from benchmarks.workers import Absent, Workers
+from benchmarks.workers import Absent, Failed, Workers
 
 OURS = "benchmarks.ours"
 #: name of a peer on the command line -> its module
@@ -23,9 +23,10 @@ MODULES = {
     "tensorflow": "benchmarks.peers.tensorflow",
     "sklearn": "benchmarks.peers.sklearn",
     "limits": "benchmarks.limits.rows",
+    "cuda limits": "benchmarks.limits.cuda",
 }
 #: of the largest weight of an array, after the steps that are checked
-TOLERANCE = {"float32": 2e-4, "float64": 1e-9}
+TOLERANCE = {"float32": 2e-4, "float64": 1e-9, "tf32": 2e-3}
 
 
 class Entry(NamedTuple):
@@ -58,7 +59,7 @@ class Entry(NamedTuple):
     @property
     def kind(self) -> Kind:
         """Whose row it is."""
-        return "own" if self.library == OURS else "limit" if self.library == "limits" else "peer"
+        return "own" if self.library == OURS else "limit" if self.library.endswith("limits") else "peer"
 
 
 def own_entries(settings: Settings, composed_share: float) -> Iterator[Entry]:
@@ -104,13 +105,47 @@ def tiny_entries(limit: str, scan: str, by_hand: str, sklearn_unchecked: str = "
     ]
 
 
+GPU_SECONDS = 0.3  #: that a row on a GPU runs in a round, about
+#: what a step of a small network takes on a GPU, about: it is a number of launches, of graph nodes, or of XLA's kernels
+GPU_STEPS = {"module": 500e-6, "by_hand": 200e-6, "graphs": 20e-6, "module_graphs": 40e-6, "scan": 10e-6}
+
+
+def gpu_entries(problem: Problem, *, compiled: bool = True) -> list[Entry]:
+    """Return the peers on a GPU: PyTorch as its users write it, by hand, compiled, and as CUDA graphs; JAX's loop.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of all steps, of which a row runs what takes about `GPU_SECONDS`.
+    compiled : bool
+        Whether to compile what PyTorch runs, which takes longer than all the rest.
+    """
+    graphs, cuda = ("graphs" if problem.optimizer == "sgd" else "module_graphs"), {"device": "cuda"}
+    rows: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("JAX scan" if problem.order is not None else "JAX fori_loop", "jax", "scan", {}),
+        ("PyTorch CUDA graphs", "torch", graphs, cuda),
+        ("PyTorch by hand", "torch", "by_hand", cuda),
+        ("PyTorch Module", "torch", "module", cuda),
+    ]
+    if compiled and graphs == "graphs":
+        rows.append(("PyTorch CUDA graphs, compiled", "torch", graphs, cuda | {"compiled": True}))
+        rows.append(("PyTorch by hand, compiled", "torch", "by_hand", cuda | {"compiled": True}))
+    elif compiled:
+        rows.append(("PyTorch Module, compiled", "torch", "module", cuda | {"compiled": True}))
+    return [Entry(*row, share=gpu_share(problem, row[2])) for row in rows]
+
+
+def gpu_share(problem: Problem, function: str) -> float:
+    """Return what share of the steps takes about `GPU_SECONDS`."""
+    return min(1.0, GPU_SECONDS / (problem.steps * GPU_STEPS[function]))
+
+
 def training_case(
     settings: Settings,
     workers: Workers,
-    problem: Problem | Many,
+    problem: Problem,
     entries: Iterable[Entry],
     *,
-    own: Iterable[Entry] | None = None,
     name: str,
     title: str,
     unit: str,
@@ -125,8 +160,6 @@ def training_case(
 
     Parameters
     ----------
-    own : iterable of Entry or None
-        Our own rows; None is `own_entries`.
     per_step : float
         Work of one step, in what the unit counts: 1 for steps, the batch for samples.
     composed_share : float
@@ -136,14 +169,16 @@ def training_case(
     """
     workers.forget()
     checked = problem.first(checked_steps)
-    expected = checked.by_reference() if isinstance(checked, Many) else reference.train(checked)
+    expected = cache(lambda: reference.train(checked))  # not computed where no row can be built
     rows = {}
-    for entry in (*(own_entries(settings, composed_share) if own is None else own), *entries):
+    for entry in (*own_entries(settings, composed_share), *entries):
         if entry.kind == "peer" and settings.peers is not None and entry.library not in settings.peers:
             continue
         if settings.quick and entry.options.get("compiled"):  # it compiles longer than a quick run takes
             continue
         rows[entry.name] = _row(settings, workers, problem, entry, checked, expected, per_step)
+    if settings.gpu:
+        rows |= floors.rows(floors.of_step(problem), per_step)
     rounds = settings.rounds or (3 if settings.quick else rounds)
     return Case(name, title, unit, scale, rows, rounds, more_is_better)
 
@@ -151,24 +186,26 @@ def training_case(
 def _row(
     settings: Settings,
     workers: Workers,
-    problem: Problem | Many,
+    problem: Problem,
     entry: Entry,
-    checked: Problem | Many,
-    expected: list[Host],
+    checked: Problem,
+    expected: Callable[[], list[Host]],
     per_step: float,
 ) -> Row:
     module = MODULES.get(entry.library, entry.library)
     threads = min(entry.threads or settings.threads, settings.threads)
     steps = max(1, round(problem.steps * entry.share))
+    if entry.kind != "own" and problem.order is not None:  # we draw the order ourselves, others are given it
+        steps = min(steps, len(problem.order))
     try:
         if not entry.unchecked:
             _, result = workers.row(module, entry.function, checked, processors=threads, **entry.options)
-            off = deviation(result(), expected, problem.dtype)
+            off = deviation(result(), expected(), problem.dtype if problem.precision == "float32" else "tf32")
             if off:
                 raise Absent(f"{WRONG}: {off}")
         run, _ = workers.row(module, entry.function, problem.first(steps), processors=threads, **entry.options)
-    except Absent as absent:
-        return Row(entry.kind, None, note=str(absent))
+    except (Absent, Failed) as reason:
+        return Row(entry.kind, None, note=str(reason))
     note = f"weights not compared: {entry.unchecked}" if entry.unchecked else ""
     return Row(entry.kind, run, steps * per_step, note)
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from benchmarks.case import FAILED
 from benchmarks.timing import Absent as Absent
+from benchmarks.timing import Failed as Failed
+from benchmarks.timing import Measured as Measured
 
 Fresh = Callable[[], Callable[[], Any]]
 
@@ -25,29 +29,47 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_
 
 
 class Worker:
-    """A process that runs rows of one module."""
+    """A process that runs rows of one module.
 
-    def __init__(self, module: str, threads: int) -> None:
+    Parameters
+    ----------
+    module, threads : str, int
+        What it imports, and the processors that it may use.
+    environment : mapping
+        More variables of its environment.
+    patience : float or None
+        Seconds that an answer may take; None waits for ever.
+    """
+
+    def __init__(
+        self, module: str, threads: int, environment: Mapping[str, str] | None = None, patience: float | None = None
+    ) -> None:
+        self.patience, self.failed = patience, False
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, module, threads), daemon=True)
         quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        with _environment({**dict.fromkeys(THREADS, str(threads)), **quiet}):
+        with _environment({**dict.fromkeys(THREADS, str(threads)), **quiet, **(environment or {})}):
             self.process.start()
         other.close()
 
     def ask(self, *message: Any) -> Any:
-        """Send a message, wait for the answer; raise `Absent` if it is one."""
+        """Send a message, wait for the answer; raise `Absent` or `Failed` if it is one."""
         try:
             self.pipe.send(message)
+            if not self.pipe.poll(self.patience):
+                self.process.terminate()
+                raise Absent(f"took longer than {self.patience:.0f} s")
             answer, value = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(5)
             raise Absent(f"its process died, exit code {self.process.exitcode}") from None
         if answer == "absent":
             raise Absent(value)
-        if answer == "error":
-            raise RuntimeError(value)
+        if answer == "failed":
+            self.failed = True
+            print(value, file=sys.stderr)
+            raise Failed(f"{FAILED}: {value.strip().splitlines()[-1]}"[:300])
         return value
 
     def close(self) -> None:
@@ -61,10 +83,12 @@ class Worker:
 
 
 class Workers:
-    """The workers of a benchmark run, started when first asked for."""
+    """The workers of a benchmark run, started when first asked for; `Worker` says what the arguments are."""
 
-    def __init__(self) -> None:
-        self.running: dict[tuple[str, int], Worker] = {}
+    def __init__(self, environment: Mapping[str, str] | None = None, patience: float | None = None) -> None:
+        self.environment, self.patience = environment, patience
+        self.running: dict[tuple[str, int, bool], Worker] = {}
+        self.left: list[Worker] = []
         self.built = 0
 
     def row(
@@ -77,9 +101,14 @@ class Workers:
         Absent
             The row cannot be run here.
         """
-        worker = self.running.get((module, processors))
+        # a compiler that takes too long costs the rows of its own process alone
+        place = module, processors, bool(options.get("compiled"))
+        worker = self.running.get(place)
+        if worker is not None and worker.failed:  # a fault of a GPU is the end of its process
+            self.left.append(worker)
+            worker = None
         if worker is None:
-            worker = self.running[module, processors] = Worker(module, processors)
+            worker = self.running[place] = Worker(module, processors, self.environment, self.patience)
         self.built += 1
         key = self.built
         worker.ask("build", key, function, arguments, options)
@@ -87,17 +116,20 @@ class Workers:
 
     def forget(self) -> None:
         """Drop all rows, and what they hold."""
-        for key, worker in list(self.running.items()):
-            if worker.process.is_alive():
-                worker.ask("forget")
+        for place, worker in list(self.running.items()):
+            if worker.failed or not worker.process.is_alive():
+                self.left.append(self.running.pop(place))  # another is started when it is needed
             else:
-                del self.running[key]  # another is started when it is needed
+                worker.ask("forget")
+        while self.left:
+            self.left.pop().close()
 
     def close(self) -> None:
         """End all processes."""
-        for worker in self.running.values():
+        for worker in [*self.running.values(), *self.left]:
             worker.close()
         self.running.clear()
+        self.left.clear()
 
     def __enter__(self) -> Workers:
         return self
@@ -127,7 +159,7 @@ def _serve(pipe: Connection, module: str, threads: int) -> None:
         except Exception as error:
             # somebody else's library may fail in any way; ours may not
             theirs = ".peers." in module
-            answer = ("absent", _one_line(error)) if theirs else ("error", traceback.format_exc())
+            answer = ("absent", _one_line(error)) if theirs else ("failed", traceback.format_exc())
         pipe.send(answer)
 
 
@@ -147,6 +179,8 @@ def _answer(module: str, rows: dict[int, Fresh], what: str, key: int = 0, *detai
     start = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - start
+    if isinstance(result, Measured):
+        seconds, result = result
     return seconds if what == "run" else result
 
 

@@ -6,6 +6,7 @@ The same steps serve several networks at once, whose arrays have a leading axis:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,21 +85,27 @@ class ComposedRun:
         self.update = self._bind_update()
         self.batches = {rows: self._bind_batch(rows) for rows in self._batch_sizes()}
 
-    def advance(self, first_step: int, count: int) -> None:
-        """Run `count` steps. The row order is drawn in blocks, outside the arithmetic, and kept from call to call."""
-        end = first_step + count
-        while first_step < end:
-            start = first_step - first_step % self.block
-            self._draw(start)
-            stop = min(start + self.block, end)
-            self._advance_block(start, range(first_step, stop))
-            first_step = stop
+    def advance(self, first_step: int, stops: Sequence[int]) -> list[Any]:
+        """Run up to the last of the steps `stops`; return the sum of the losses up to each of them.
 
-    def take_loss(self) -> float:
+        The row order is drawn in blocks, outside the arithmetic, and kept from call to call.
+        """
+        losses = []
+        for end in stops:
+            while first_step < end:
+                start = first_step - first_step % self.block
+                self._draw(start)
+                stop = min(start + self.block, end)
+                self._advance_block(start, range(first_step, stop))
+                first_step = stop
+            losses.append(self._take_loss())
+        return losses
+
+    def _take_loss(self) -> Any:
         """Return the sum of the losses of the steps since the last call."""
-        loss = float(self.kernels.to_host(self.total))
+        loss = self.kernels.to_host(self.total)
         self.kernels.fill(0, out=self.total)
-        return loss
+        return float(loss) if loss.ndim == 0 else loss
 
     def keep(self) -> None:
         """Remember the parameters, the optimizer's state and the loss so far, for `restore`."""
@@ -110,9 +117,14 @@ class ComposedRun:
         for name, array in self._changing().items():
             self.kernels.copy(self.kept[name], out=array)
 
+    def publish(self) -> None:
+        """Leave the network its parameters: they never were anywhere else."""
+
     def finite(self) -> bool:
         """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
-        return all(bool(np.isfinite(self.kernels.to_host(array)).all()) for array in self._changing().values())
+        arrays = self._changing().values()
+        hosts = (array if isinstance(array, np.ndarray) else self.kernels.to_host(array) for array in arrays)
+        return all(bool(np.isfinite(host).all()) for host in hosts)
 
     def _changing(self) -> dict[str, Array]:
         return {"parameters": self.flat, "total": self.total, **self.state}

@@ -37,7 +37,7 @@ def to_floats(value: Any, dtype: Any, name: str) -> Host:
         raise DataError(f"{name} has {_first(~np.isfinite(array), array)}. Remove or impute such values.")
     with np.errstate(over="ignore"):
         floats = array.astype(dtype, order="C", copy=False)
-    if not np.isfinite(floats).all():
+    if floats.dtype != array.dtype and not np.isfinite(floats).all():
         raise DataError(
             f"{name} has {_first(~np.isfinite(floats), array)}, which is beyond {dtype.name}. Scale it down."
         )

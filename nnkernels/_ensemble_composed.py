@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,8 +26,8 @@ class Bound(Protocol):
     def arrays(self) -> dict[str, Array]:
         """The parameters and the optimizer's state, (m, P) each, and the "total" of the losses, (m,)."""
 
-    def advance(self, first_step: int, count: int) -> None:
-        """Take steps."""
+    def advance(self, first_step: int, stops: Sequence[int]) -> list[Any]:
+        """Take steps up to the last of `stops`; return the sums of the losses up to each of them, (m,)."""
 
 
 class BoundRun:
@@ -77,11 +77,7 @@ class BoundRun:
         arrays = self.bound.arrays
         for name, array in arrays.items():
             self.kernels.copy(self.kernels.from_host(before[name]), out=array)
-        losses = np.empty((len(members), len(stops)))
-        for number, (start, stop) in enumerate(pairwise([first_step, *stops])):
-            self.bound.advance(start, stop - start)
-            losses[:, number] = self.kernels.to_host(arrays["total"])
-            self.kernels.fill(0, out=arrays["total"])
+        losses = np.stack(self.bound.advance(first_step, stops), axis=1)
         after = {name: self.kernels.to_host(array) for name, array in arrays.items()}
         numbers = (losses, *after.values())
         good = np.logical_and.reduce([np.isfinite(array.reshape(len(members), -1)).all(1) for array in numbers])

@@ -215,8 +215,8 @@ class Sequential:
         ----------
         x, y : array_like
             (rows, n_in) and (rows, n_out); one axis is one column. For `CategoricalCrossEntropy` y is class indices
-            (rows,) or one-hot rows. Both are checked on the host and copied to the network's device once; arrays of
-            that device are taken, too.
+            (rows,) or one-hot rows. Both are checked on the host and copied to the network's device once, unless that
+            is the host; arrays of that device are taken, too.
         loss : str or Loss
             half_squared_error, mean_squared_error, absolute_error, huber, poisson, binary_cross_entropy,
             categorical_cross_entropy.

@@ -18,7 +18,7 @@ WAYS = ("composed", "generic", "generated", "lanes")
 CHUNK_SECONDS = 0.1  #: a chunk's length: progress, callbacks, Ctrl-C and NaN checks live at its ends
 LANES = {"float32": 16, "float64": 8}  #: of vectors of 64 bytes, by which work is predicted
 LANES_CHUNK = 64  #: steps of a chunk of many networks, at least
-THREADED_SECONDS = 20e-6  #: a step that is predicted to take less is not worth its barriers
+THREADED_SECONDS = 8e-6  #: a step that is predicted to take less is not worth its barriers
 
 
 class Work(Record):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from nnkernels._callbacks import Callback, Progress, check_callbacks
 from nnkernels._composed import ComposedRun, Data
 from nnkernels._data import Host, to_rows, to_weights
 from nnkernels._device import Device
-from nnkernels._errors import DataError, DivergenceError, ShapeError
+from nnkernels._errors import DataError, DeviceMemoryError, DivergenceError, ShapeError
 from nnkernels._losses import Loss
 from nnkernels._optimizers import Optimizer
 from nnkernels._plan import Plan, Work, choose
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
     Run = ComposedRun | numba.training.WholeRun | numba.networks.LaneRun | cupy.training.WholeRun
 
+T = TypeVar("T")
+
 LOGS = 100  #: log points of a run, unless told otherwise
-ROWS_AT_ONCE = 8192  #: rows of a forward pass over a whole data set
+ROWS_AT_ONCE, FEWER_ROWS_AT_ONCE = 8192, 512  #: rows of a forward pass over a whole data set
 
 
 class History:
@@ -133,8 +136,12 @@ class Problem(Record):
         return np.full(len(self.t), share, self.t.dtype) * (1 if self.weight is None else self.weight)
 
     def to_device(self, network: Sequential) -> Data:
-        """Copy the data to the network's device, once."""
-        move = network.device.kernels.from_host
+        """Copy the data to the network's device, once; what is there already stays where it is."""
+        kernels = network.device.kernels
+
+        def move(array: Host) -> Any:
+            return array if kernels.owns(array) else kernels.from_host(array)
+
         return Data(move(self.x), move(self.t), None if self.weight is None else move(self.weight[:, None]))
 
 
@@ -250,25 +257,16 @@ def describe(
 def _run(
     run: Run, plan: Plan, log_every: int, callbacks: list[Callback], validate: Callable[[], float] | None
 ) -> History:
-    """Advance chunk by chunk; log, check and call back where a chunk ends."""
+    """Train, and whatever happens leave the network its parameters."""
     history = History(run.network.device, plan)
     progress = Progress(run.network, plan.work.steps)
     start = time.perf_counter()
     for callback in callbacks:
         callback.on_train_begin(progress)
-    logged, total = 0, 0.0
-    while progress.step < progress.steps and not progress.stopped:
-        count = min(plan.chunk, progress.steps - progress.step, log_every - (progress.step - logged))
-        total += _advance(run, progress.step, count)
-        progress.step += count
-        if progress.step - logged == log_every or progress.step == progress.steps:
-            progress.loss = total / (progress.step - logged)
-            progress.validation_loss = None if validate is None else validate()
-            history.log(progress.step, progress.loss, progress.validation_loss)
-            logged, total = progress.step, 0.0
-            for callback in callbacks:
-                callback.on_log(progress)
-            _check_still_there(run)
+    try:
+        _advance_and_log(run, plan.chunk, log_every, history, progress, callbacks, validate)
+    finally:
+        run.publish()
     for callback in callbacks:
         callback.on_train_end(progress)
     history.seconds = time.perf_counter() - start
@@ -277,27 +275,70 @@ def _run(
     return history
 
 
+def _advance_and_log(
+    run: Run,
+    chunk: int,
+    log_every: int,
+    history: History,
+    progress: Progress,
+    callbacks: list[Callback],
+    validate: Callable[[], float] | None,
+) -> None:
+    """Advance chunk by chunk, with a look at every log point if somebody looks, else at the end of every chunk."""
+    logged, total = 0, 0.0
+    while progress.step < progress.steps and not progress.stopped:
+        end = min(progress.step + chunk, progress.steps)
+        points = [*range(logged + log_every, end, log_every), end]
+        if callbacks or validate:
+            del points[1:]
+        for step, loss in zip(points, _advance(run, progress.step, points), strict=True):
+            progress.step, total = step, total + loss
+            if step - logged == log_every or step == progress.steps:
+                progress.loss = total / (step - logged)
+                _look(run, history, progress, callbacks, validate)
+                logged, total = step, 0.0
+
+
+def _look(
+    run: Run,
+    history: History,
+    progress: Progress,
+    callbacks: list[Callback],
+    validate: Callable[[], float] | None,
+) -> None:
+    """Log, validate and call back."""
+    if callbacks or validate:  # nobody else looks at the network before the end
+        run.publish()
+    progress.validation_loss = None if validate is None else validate()
+    history.log(progress.step, progress.loss, progress.validation_loss)
+    for callback in callbacks:
+        callback.on_log(progress)
+    _check_still_there(run)
+
+
 def _check_still_there(run: Run) -> None:
     """Raise if a callback has moved the network away from under its run."""
     if run.network.parameters.flat is not run.flat:
         raise RuntimeError("the network was moved to another device while it was training; move it before or after")
 
 
-def _advance(run: Run, first: int, count: int) -> float:
-    """Advance by a chunk and return the sum of its losses; if that fails, leave the last good weights."""
+def _advance(run: Run, first: int, points: list[int]) -> list[float]:
+    """Advance to the last of some steps, return the losses up to each; if that fails, leave the last good weights."""
     run.keep()
     try:
-        run.advance(first, count)
-        if run.finite():
-            return run.take_loss()
+        losses = run.advance(first, points)
+        if math.isfinite(sum(losses)) and run.finite():
+            return losses
     except BaseException:  # Ctrl-C too: half a step must not be left behind
         run.restore()
         raise
     run.restore()
-    if count == 1:
+    end = points[-1]
+    if end - first == 1:
         raise DivergenceError(first)
-    _advance(run, first, count // 2)  # the same bits again: one half of the chunk has the step in it
-    _advance(run, first + count // 2, count - count // 2)
+    middle = first + (end - first) // 2
+    _advance(run, first, [middle])  # the same bits again: one half of the chunk has the step in it
+    _advance(run, middle, [end])
     raise AssertionError("a replayed chunk must repeat its bits")  # pragma: no cover
 
 
@@ -305,15 +346,27 @@ class Evaluation:
     """The loss over a whole data set, without dropout: the data go to the device once, to be evaluated many times."""
 
     def __init__(self, network: Sequential, problem: Problem) -> None:
-        kernels, last = network.device.kernels, network.layers[-1].activation_name
+        self.kernels = network.device.kernels
+        self.total = self.kernels.empty((), np.float64)
+        self.calls = _where_memory_is_short(partial(self._bind, network, problem))
+
+    def _bind(self, network: Sequential, problem: Problem, rows_at_once: int) -> list[Call]:
+        """Return the calls that add up the loss; blocks of one size take turns in the same workspace."""
+        kernels, last = self.kernels, network.layers[-1].activation_name
         loss = getattr(kernels, f"{problem.loss.kernel(last)}_forward")
-        self.kernels, self.total, self.calls = kernels, kernels.empty((), np.float64), list[Call]()
-        factors = problem.factors()
-        for rows in _blocks(len(problem.t)):
+        calls, factors, forwards = list[Call](), problem.factors(), dict[tuple[int, ...], Forward]()
+        blocks = _blocks(len(problem.t), rows_at_once)
+        for rows in blocks:
             x, t, weight = (kernels.from_host(part[rows]) for part in (problem.x, problem.t, factors))
-            forward = Forward(network, x, last_activation=not problem.loss.from_z(last))
-            self.calls += forward.calls
-            self.calls.append(partial(loss, forward.output, t, weight, out=self.total, **problem.loss.scalars))
+            if x.shape not in forwards:
+                given = x if len(blocks) == 1 else kernels.empty(x.shape, network.dtype)
+                forwards[x.shape] = Forward(network, given, last_activation=not problem.loss.from_z(last))
+            forward = forwards[x.shape]
+            if forward.inputs[0] is not x:
+                calls.append(partial(kernels.copy, x, out=forward.inputs[0]))
+            calls += forward.calls
+            calls.append(partial(loss, forward.output, t, weight, out=self.total, **problem.loss.scalars))
+        return calls
 
     def __call__(self) -> float:
         """Return the loss with the network's current parameters."""
@@ -334,12 +387,25 @@ def loss_and_gradients(network: Sequential, problem: Problem) -> tuple[float, di
 
 def predict(network: Sequential, x: Array) -> Array:
     """Return the output for rows on the network's device, (rows, n_out)."""
+    return _where_memory_is_short(partial(_predict, network, x))
+
+
+def _predict(network: Sequential, x: Array, rows_at_once: int) -> Array:
     kernels = network.device.kernels
     out = kernels.empty((x.shape[0], network.n_out), network.dtype)
-    for rows in _blocks(x.shape[0]):
+    for rows in _blocks(x.shape[0], rows_at_once):
         forward = Forward(network, x[rows])
         _call_all([*forward.calls, partial(kernels.copy, forward.output, out=out[rows])])
     return out
+
+
+def _where_memory_is_short(work: Callable[[int], T]) -> T:
+    """Do work on `ROWS_AT_ONCE` rows at once, and if a GPU has no memory for them, on fewer."""
+    try:
+        return work(ROWS_AT_ONCE)
+    except DeviceMemoryError:
+        pass  # out of here first: the error holds on to all that was allocated
+    return work(FEWER_ROWS_AT_ONCE)
 
 
 def _from_own_device(network: Sequential, value: Any) -> Any:
@@ -357,8 +423,8 @@ def _scaled(weight: Host, loss: Loss, dtype: str) -> Host:
     return (weight / mean if loss.reduction == "mean" else weight).astype(dtype)
 
 
-def _blocks(n_rows: int) -> list[slice]:
-    return [slice(start, min(start + ROWS_AT_ONCE, n_rows)) for start in range(0, n_rows, ROWS_AT_ONCE)]
+def _blocks(n_rows: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
 def _call_all(calls: Iterable[Call]) -> None:

@@ -7,7 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from emulator.host import emulated
+from emulator.host import emulated, pretended
 
 import nnkernels as nnk
 from nnkernels.backends.cupy import probe
@@ -64,6 +64,14 @@ def emulator(request, monkeypatch):
     monkeypatch.setattr(probe, "count_devices", lambda: 1)
     yield emulator
     emulator.check_guards()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """An emulated GPU of the test's own, whatever becomes of it."""
+    with pretended() as emulator:
+        yield emulator
+        monkeypatch.undo()  # before the emulator takes back what it patched itself
 
 
 def load(backend):

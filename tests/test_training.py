@@ -230,6 +230,29 @@ def test_a_second_fit_continues_the_weights_with_fresh_state_and_another_order(d
     assert orders == [True, False]
 
 
+WAYS = [("numpy", "composed"), ("numba", "composed"), ("numba", "generic"), ("numba", "generated")]
+
+
+@pytest.mark.parametrize(("device", "way"), WAYS)
+def test_a_run_that_nobody_watches_logs_what_a_watched_one_does(device, way):
+    """The one stops at every log point, the other at the ends of its chunks."""
+    watched, alone = network(device), network(device)
+    arguments = {"loss": "huber", "batch_size": 5, "steps": 103, "log_every": 7, "plan": way}
+    expected = watched.fit(X, Y, callbacks=lambda progress: None, **arguments)
+    got = alone.fit(X, Y, **arguments)
+    np.testing.assert_array_equal(alone.parameters.to_host()["0.weight"], watched.parameters.to_host()["0.weight"])
+    assert got.steps.tolist() == expected.steps.tolist() == [*range(7, 103, 7), 103]
+    np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("device", "way"), WAYS)
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_data_on_the_host_may_be_read_only(device, way, batch_size):
+    x, y = X.copy(), Y.copy()
+    x.flags.writeable = y.flags.writeable = False
+    network(device).fit(x, y, loss="huber", batch_size=batch_size, steps=9, plan=way)
+
+
 def test_validation_loss_is_that_of_the_logged_weights(device):
     net = network(device)
     seen, weight = [], np.arange(1, 9)
@@ -336,10 +359,10 @@ rng = np.random.default_rng(0)
 x = rng.normal(size=(500, 20))
 arguments = {"loss": "huber", "batch_size": 16}
 def make(): return nnk.Sequential(nnk.Dense(20, 16, activation="tanh"), nnk.Dense(16, 1), device="numba", rng=0)
-make().fit(x, x[:, 0], steps=2, **arguments)
+make().fit(x, x[:, 0], steps=2, plan="generated", **arguments)
 net = make()
 chunk = net.plan(x, x[:, 0], steps=10**7, **arguments).chunk
-threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     net.fit(x, x[:, 0], steps=10**7, log_every=chunk, **arguments)
 except KeyboardInterrupt:

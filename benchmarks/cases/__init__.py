@@ -17,12 +17,25 @@ NAMES = (
     "mnist-softmax",
     "wide",
     "many",
+    "many-regression",
     "kernels",
     "sweep",
     "first-call",
     "memory",
     "import",
     "csv",
+)
+#: on a GPU, where a run has to end within minutes: the ones that say most come first
+GPU_NAMES = (
+    "sine",
+    "mnist-softmax",
+    "many",
+    "wide",
+    "regression",
+    "autoencoder",
+    "mnist-quadratic",
+    "kernels",
+    "sweep",
 )
 
 

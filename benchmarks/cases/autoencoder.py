@@ -9,7 +9,7 @@ import numpy as np
 import nnkernels as nnk
 from benchmarks.case import Case, Settings
 from benchmarks.problem import Layer, Problem, make
-from benchmarks.training import HUNDREDTH, THOUSANDTH, Entry, tiny_entries, training_case
+from benchmarks.training import HUNDREDTH, THOUSANDTH, Entry, gpu_entries, tiny_entries, training_case
 from benchmarks.workers import Workers
 
 LAYERS = Layer(1, 1, "sigmoid"), Layer(1, 1, "sigmoid")
@@ -33,6 +33,7 @@ def problem(steps: int) -> Problem:
 def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     """Yield the run."""
     steps = 200_000 if settings.quick else 1_000_000
+    run = problem(steps)
     entries = [
         *tiny_entries("autoencoder", "JAX fori_loop", "train"),
         Entry("Keras fit", "tensorflow", "keras", share=THOUSANDTH / 10),
@@ -40,8 +41,8 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     yield training_case(
         settings,
         workers,
-        problem(steps),
-        entries,
+        run,
+        gpu_entries(run) if settings.gpu else entries,
         name="autoencoder",
         title="autoencoder: 1-1-1 with biases, all 12 rows a step, SGD, float32",
         unit="ns/step",

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 
 import nnkernels as nnk
+from benchmarks import floors
 from benchmarks.case import WRONG, Case, Row, Settings
 from benchmarks.operations import LOSSES, Operation
 from benchmarks.training import MODULES, OURS, Entry
-from benchmarks.workers import Absent, Workers
+from benchmarks.workers import Absent, Failed, Workers
 
-TOLERANCE = 1e-4  #: of the largest element
+TOLERANCE = {"float32": 1e-4, "tf32": 3e-3}  #: of the largest element
 PARALLEL = 100_000  #: elements from which a second thread may pay
 
 
 def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     """Yield a case an operation and size."""
-    for op in operations(settings.quick):
+    for op in gpu_operations(settings.quick) if settings.gpu else operations(settings.quick):
         yield _case(settings, workers, op)
 
 
@@ -36,10 +38,23 @@ def operations(quick: bool) -> Iterator[Operation]:
             yield Operation(name, (count // 10, 10))
 
 
+def gpu_operations(quick: bool) -> Iterator[Operation]:
+    """Yield what is measured on a GPU, each call with a cold cache."""
+    for precision in ("float32", "tf32"):
+        for way in ("forward", "backward"):
+            for shape in [(8192, 784, 128)] if quick else [(8192, 784, 128), (8192, 4096, 4096)]:
+                yield Operation(f"matmul_{way}", shape, precision, cold=True)
+    for name in ("sigmoid_forward", "sigmoid_pair"):
+        for count in (10**6,) if quick else (10**6, 10**8):
+            yield Operation(name, (count // 10, 10), cold=True)
+    for name in LOSSES[:2] if quick else LOSSES:
+        yield Operation(name, (10**5, 10), cold=True)
+
+
 def _case(settings: Settings, workers: Workers, op: Operation) -> Case:
     workers.forget()
     product = op.name.startswith("matmul")
-    expected = op.expected()
+    expected = cache(op.expected)  # not computed where no row can be built
     size = " x ".join(map(str, op.shape)) if product else f"{op.shape[0] * op.shape[1]:,} elements"
     work = op.loops * (op.gflop if product else op.gigabytes)
     rows = {}
@@ -47,10 +62,12 @@ def _case(settings: Settings, workers: Workers, op: Operation) -> Case:
         if entry.kind == "peer" and settings.peers is not None and entry.library not in settings.peers:
             continue
         rows[entry.name] = _row(settings, workers, op, entry, expected, work)
+    if settings.gpu:
+        rows |= floors.rows(floors.of_operation(op), op.gflop if product else op.gigabytes)
     what = {"sigmoid_pair": "sigmoid_forward with slope, then backward"}.get(op.name, op.name)
     return Case(
-        name=f"kernels, {op.name}, {'x'.join(map(str, op.shape))}",
-        title=f"{what}{' and backward' if op.name in LOSSES else ''}, {size}, float32",
+        name=f"kernels, {op.name}, {'x'.join(map(str, op.shape))}{'' if op.precision == 'float32' else ', tf32'}",
+        title=f"{what}{' and backward' if op.name in LOSSES else ''}, {size}, {op.precision}",
         unit="GFLOP/s" if product else "GB/s",
         scale=1.0,
         rows=rows,
@@ -64,6 +81,9 @@ def _entries(settings: Settings, op: Operation) -> Iterator[Entry]:
     for device in settings.devices or sorted(usable, key=lambda name: name != "numpy"):
         yield Entry(f"nnkernels {device}", OURS, "operation", {"device": device})
     product = op.name.startswith("matmul")
+    if settings.gpu:
+        yield from _gpu_entries(op)
+        return
     counts = [1, 2] if settings.threads > 1 and not product and op.shape[0] * op.shape[1] >= PARALLEL else [1]
     if product:
         yield Entry("2048 x 2048 products, NumPy's BLAS", "limits", "peak", unchecked="another size")
@@ -82,18 +102,33 @@ def _entries(settings: Settings, op: Operation) -> Iterator[Entry]:
     yield Entry("PyTorch", "torch", "operation")
 
 
+def _gpu_entries(op: Operation) -> Iterator[Entry]:
+    if op.name == "matmul_forward":
+        yield Entry("the product alone, cuBLAS", "cuda limits", "product", unchecked="it does only that")
+    elif not op.name.startswith("matmul"):
+        yield Entry("copying memory", "cuda limits", "copy", unchecked="it only copies")
+    yield Entry("JAX jit", "jax", "operation")
+    yield Entry("PyTorch", "torch", "operation", {"device": "cuda"})
+
+
 def _row(
-    settings: Settings, workers: Workers, op: Operation, entry: Entry, expected: list[np.ndarray], work: float
+    settings: Settings,
+    workers: Workers,
+    op: Operation,
+    entry: Entry,
+    expected: Callable[[], list[np.ndarray]],
+    work: float,
 ) -> Row:
     module = MODULES.get(entry.library, entry.library)
     try:
         run, result = workers.row(module, entry.function, op, processors=settings.threads, **entry.options)
         if not entry.unchecked:
-            for got, right in zip(result(), expected, strict=True):
-                if not np.abs(got.reshape(right.shape) - right).max() <= TOLERANCE * max(1e-30, np.abs(right).max()):
+            for got, right in zip(result(), expected(), strict=True):
+                allowed = TOLERANCE[op.precision] * max(1e-30, np.abs(right).max())
+                if not np.abs(got.reshape(right.shape) - right).max() <= allowed:
                     raise Absent(WRONG)
-    except Absent as absent:
-        return Row(entry.kind, None, note=str(absent))
+    except (Absent, Failed) as reason:
+        return Row(entry.kind, None, note=str(reason))
     # copying counts two arrays, whatever the operation counts
     own_work = op.loops * 8e-9 * op.shape[0] * op.shape[1] if entry.function == "copy" else work
     if entry.function == "peak":

@@ -1,84 +1,87 @@
-"""Thousands of small networks at once: 1-10-1 on a sine, and 4-32-16-4 on matrix exponentials."""
+"""Thousands of 1-10-1 networks, each with its own start, order of rows and learning rate, batch 1, plain SGD."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 
-import numpy as np
+from benchmarks import floors, reference
+from benchmarks.case import WRONG, Case, Row, Settings
+from benchmarks.cases import sine
+from benchmarks.copies import Copies
+from benchmarks.problem import Host, Many
+from benchmarks.problem import many as of_networks
+from benchmarks.training import MODULES, OURS, Entry, deviation
+from benchmarks.workers import Absent, Failed, Workers
 
-import nnkernels as nnk
-from benchmarks.case import Case, Settings
-from benchmarks.cases import regression, sine
-from benchmarks.many import Many, copies
-from benchmarks.problem import make
-from benchmarks.training import OURS, Entry, training_case
-from benchmarks.workers import Workers
-
-PEERS = [
-    Entry("JAX vmap", "jax", "vmapped"),
-    Entry("JAX vmap, one thread", "jax", "vmapped", threads=1),
-    Entry("PyTorch vmap", "torch", "vmapped", share=0.02),
-]
+CHECKED_STEPS = 20
+GPU_STEPS = 500_000_000  #: network-steps of our own run there, which draws its order itself
 
 
-def sines(n: int, steps: int) -> Many:
-    """Return copies of the sine network."""
-    return copies(sine.problem(steps), n, sine.LAYERS, nnk.Uniform(-1, 1))
-
-
-def regressions(n: int, steps: int) -> Many:
-    """Return copies of the regression network, batch 32."""
-    x = np.random.default_rng(0).normal(size=(1000, 2, 2)) / 2
-    one = make(
-        regression.LAYERS,
-        x.reshape(-1, 4),
-        regression.expm(x).reshape(-1, 4),
-        loss="mean_squared_error",
-        optimizer="adam",
-        lr=1e-3,
-        batch=32,
-        steps=steps,
-        sampling="replacement",
-    )
-    return copies(one, n, regression.LAYERS, "glorot_uniform")
+def problem(networks: int, steps: int, drawn: int = 1) -> Many:
+    """Return the run."""
+    return of_networks(sine.problem(steps), networks, drawn)
 
 
 def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
-    """Yield the cases: nanoseconds and microseconds of a step of one network."""
-    usable = [status.device for status in nnk.devices() if status.available]
-    devices = settings.devices or usable
-    own = [
-        Entry(f"nnkernels {device}, {way}", OURS, "fit_many", {"device": device, "way": way}, share=share)
-        for device in devices
-        for way, share in (("lanes", 1.0), ("generated", 1.0), ("composed", 0.02))
-    ]
-    columns = [Entry("XLA, networks as columns", "jax", "columns"), Entry("C", "limits", "many_sine")]
-    for n, steps in ((1024, 2_000 if settings.quick else 10_000), (8192, 500 if settings.quick else 2_000)):
-        yield training_case(
-            settings,
-            workers,
-            sines(n, steps),
-            [*columns, *PEERS],
-            own=own,
-            name=f"many-sine, {n:,}",
-            title=f"many-sine: {n:,} copies of 1-10-1, batch 1, SGD, float32; all but we and C are given rows",
-            unit="ns/step/network",
-            scale=1e9,
-            per_step=n,
-            checked_steps=100,
-            rounds=5,
-        )
-    yield training_case(
-        settings,
-        workers,
-        regressions(512, 50 if settings.quick else 200),
-        PEERS,
-        own=own,
-        name="many-regression",
-        title="many-regression: 512 copies of 4-32-16-4 tanh, batch 32, Adam, float32",
-        unit="us/step/network",
+    """Yield the run for two numbers of networks."""
+    counts = (8192, 65536) if settings.gpu else (1024, 8192)
+    for networks in counts[:1] if settings.quick else counts:
+        given = 2_000_000 if settings.quick else 16_000_000
+        drawn = given // networks
+        yield _case(settings, workers, problem(networks, GPU_STEPS // networks if settings.gpu else drawn, drawn))
+
+
+def _entries(settings: Settings) -> Iterator[Entry]:
+    place, short = ({"device": "cuda"}, 0.2) if settings.gpu else ({}, 0.02)
+    for device in settings.devices or ("numba",):
+        yield Entry(f"nnkernels {device}, ensemble", OURS, "ensemble", {"device": device})
+    for device in settings.devices if settings.gpu else ():
+        for form in ("thread", "warp"):
+            options = {"device": device, "form": form}
+            yield Entry(f"nnkernels {device}, a {form} a network", OURS, "program", options)
+    if not settings.gpu:
+        yield Entry("C", "limits", "many_sine", {"threads": settings.threads})
+    yield Entry("JAX vmap, scan", "jax", "many")
+    yield Entry("JAX scan, networks as columns", "jax", "many", {"columns": True})
+    yield Entry("PyTorch vmap", "torch", "many", place, share=short)
+    if not settings.quick:
+        yield Entry("PyTorch vmap, compiled", "torch", "many", place | {"compiled": True}, share=short)
+
+
+def _case(settings: Settings, workers: Workers, run: Many) -> Case:
+    workers.forget()
+    expected = cache(lambda: reference.train_many(run.first(CHECKED_STEPS)))
+    rows = {
+        entry.name: row_of(settings, workers, run, entry, expected)
+        for entry in _entries(settings)
+        if entry.kind == "own" or settings.peers is None or entry.library in settings.peers
+    }
+    if settings.gpu:
+        rows |= floors.rows(floors.of_many(run), run.networks)
+    return Case(
+        name=f"many, {run.networks} networks",
+        title=f"many: {run.networks:,} networks 1-10-1, batch 1, SGD, float32, each with its own rate and order",
+        unit="million network-steps/s",
         scale=1e6,
-        per_step=512,
-        checked_steps=20,
-        rounds=5,
+        rows=rows,
+        rounds=settings.rounds or (3 if settings.quick else 5),
+        more_is_better=True,
     )
+
+
+def row_of(
+    settings: Settings, workers: Workers, run: Many | Copies, entry: Entry, expected: Callable[[], list[Host]]
+) -> Row:
+    """Build a row, check it, and return what times it."""
+    module = MODULES.get(entry.library, entry.library)
+    steps = run.steps if entry.kind == "own" else max(1, round(len(run.rows) * entry.share))
+    options = {"processors": settings.threads, **entry.options}
+    try:
+        _, result = workers.row(module, entry.function, run.first(CHECKED_STEPS), **options)
+        if off := deviation(result(), expected(), run.dtype):
+            raise Absent(f"{WRONG}: {off}")
+        timed, _ = workers.row(module, entry.function, run.first(steps), **options)
+    except (Absent, Failed) as reason:
+        return Row(entry.kind, None, note=str(reason))
+    return Row(entry.kind, timed, steps * run.networks)

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.case import Case, Settings
 from benchmarks.problem import Host, Layer, Problem, make
-from benchmarks.training import Entry, training_case
+from benchmarks.training import Entry, gpu_entries, training_case
 from benchmarks.workers import Workers
 
 LAYERS = Layer(784, 128, "sigmoid"), Layer(128, 10, "softmax")
@@ -42,6 +42,16 @@ def problem(batch: int, n_rows: int, epochs: int = EPOCHS) -> Problem:
     )
 
 
+def gpu_problem(batch: int, steps: int) -> Problem:
+    """Return a run on a GPU: more steps than there are order drawn for, in tf32 where the batch is large."""
+    n_rows = 20_480 if batch < 1024 else 4 * batch
+    large = {"precision": "tf32"} if batch >= 1024 else {}
+    x, t = data(n_rows)
+    loss = "categorical_cross_entropy"
+    drawn = min(steps, 10_000_000 // batch)
+    return make(LAYERS, x, t, loss=loss, lr=0.1, batch=batch, steps=steps, drawn=drawn, **large)
+
+
 def entries(settings: Settings, batch: int) -> list[Entry]:
     """Return all rows but ours."""
     limits = [Entry("same matrix products, NumPy's BLAS", "limits", "products", unchecked="it does only those")]
@@ -71,6 +81,9 @@ def entries(settings: Settings, batch: int) -> list[Entry]:
 
 def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     """Yield the run with batches of 10, 32, 128 and 1,024."""
+    if settings.gpu:
+        yield from _gpu_cases(settings, workers)
+        return
     n_rows = 5_120 if settings.quick else 20_480
     for batch in (10, 128) if settings.quick else (10, 32, 128, 1024):
         yield training_case(
@@ -86,4 +99,22 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
             more_is_better=True,
             checked_steps=5 if batch > 100 else 30,
             rounds=5,
+        )
+
+
+def _gpu_cases(settings: Settings, workers: Workers) -> Iterator[Case]:
+    for batch, steps in ((32, 20_000), (8192, 5_000)):
+        run = gpu_problem(batch, steps // 10 if settings.quick else steps)
+        precise = "" if run.precision == "float32" else f", {run.precision}"
+        products = Entry("same matrix products, cuBLAS", "cuda limits", "products", {}, 0.1, unchecked="only those")
+        yield training_case(
+            settings,
+            workers,
+            run,
+            [products, *gpu_entries(run)],
+            name=f"mnist-softmax, batch {batch}{precise}",
+            title=f"mnist-softmax: 784-128-10, batch {batch}, SGD, {run.precision}; we draw the order of rows",
+            unit="us/step",
+            scale=1e6,
+            checked_steps=30 if batch < 1024 else 5,
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.case import Case, Settings
 from benchmarks.problem import Host, Layer, Problem, make
-from benchmarks.training import Entry, training_case
+from benchmarks.training import Entry, gpu_entries, training_case
 from benchmarks.workers import Workers
 
 LAYERS = Layer(4, 32, "tanh"), Layer(32, 16, "tanh"), Layer(16, 4)
@@ -61,11 +61,13 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
         Entry("scikit-learn fit", "sklearn", "fit", share=0.2),
         Entry("Keras fit", "tensorflow", "keras", share=0.2),
     ]
+    steps = 50 if settings.quick else 200
+    run = problem(10 * steps if settings.gpu else steps)
     yield training_case(
         settings,
         workers,
-        problem(50 if settings.quick else 200),
-        entries,
+        run,
+        gpu_entries(run) if settings.gpu else entries,
         name="regression",
         title=f"regression: 4-32-16-4 tanh, {N_ROWS:,} rows a step, Adam, float32; {FLOP / 1e6:.0f} MFLOP a step",
         unit="ms/epoch",

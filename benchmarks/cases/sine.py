@@ -9,13 +9,13 @@ import numpy as np
 import nnkernels as nnk
 from benchmarks.case import Case, Settings
 from benchmarks.problem import Layer, Problem, make
-from benchmarks.training import HUNDREDTH, THOUSANDTH, Entry, tiny_entries, training_case
+from benchmarks.training import HUNDREDTH, THOUSANDTH, Entry, gpu_entries, tiny_entries, training_case
 from benchmarks.workers import Workers
 
 LAYERS = Layer(1, 10, "sigmoid", bias=False), Layer(10, 1, bias=False)
 
 
-def problem(steps: int, dtype: str = "float32") -> Problem:
+def problem(steps: int, dtype: str = "float32", drawn: int | None = None) -> Problem:
     """Return the run."""
     x = np.linspace(0, 1, 500)[:, None]
     return make(
@@ -28,12 +28,16 @@ def problem(steps: int, dtype: str = "float32") -> Problem:
         steps=steps,
         sampling="replacement",
         dtype=dtype,
+        drawn=drawn,
         initializer=nnk.Uniform(-1, 1),
     )
 
 
 def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
     """Yield the run in float32 and in float64."""
+    if settings.gpu:
+        yield _gpu_case(settings, workers)
+        return
     steps = 200_000 if settings.quick else 1_000_000
     entries = tiny_entries("sine", "JAX scan", "sine", sklearn_unchecked="it always has biases")
     # Keras keeps the learning rate in float32, so that it is no row of a float64 run
@@ -52,3 +56,19 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
             checked_steps=200,
             rounds=9,
         )
+
+
+def _gpu_case(settings: Settings, workers: Workers) -> Case:
+    run = problem(100_000 if settings.quick else 500_000, drawn=30_000)
+    return training_case(
+        settings,
+        workers,
+        run,
+        gpu_entries(run),
+        name="sine",
+        title="sine: 1-10-1, batch 1, SGD, float32; we draw the order of rows, others are given it",
+        unit="ns/step",
+        scale=1e9,
+        composed_share=HUNDREDTH,
+        checked_steps=200,
+    )

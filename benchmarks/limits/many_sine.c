@@ -39,12 +39,13 @@ INLINE void draw_networks(uint64_t seed, uint64_t step, uint64_t network, uint64
 }
 
 /* w1, w2: (networks, 10); those from `first` to `stop`, a multiple of 16, are trained. */
-double many_sine_float32(const float *x, const float *t, int64_t n_rows, int64_t steps, uint64_t seed, double lr,
-                         float *w1, float *w2, int64_t first, int64_t stop)
+double many_sine_float32(const float *x, const float *t, int64_t n_rows, int64_t steps, uint64_t seed,
+                         const float *rates, float *w1, float *w2, int64_t first, int64_t stop)
 {
     double squares = 0;
     for (int64_t group = first; group < stop; group += LANES) {
-        f16 a[10], b[10];
+        f16 a[10], b[10], lr;
+        memcpy(&lr, rates + group, sizeof lr);
         d16 sum = {};
         for (int k = 0; k < 10; k++)
             for (int i = 0; i < LANES; i++) {
@@ -70,7 +71,7 @@ double many_sine_float32(const float *x, const float *t, int64_t n_rows, int64_t
                     error += b[k] * s[k];
                 }
                 sum += __builtin_convertvector(error * error, d16);
-                f16 rate = error * (float)lr, slope = rate * now;
+                f16 rate = error * lr, slope = rate * now;
                 for (int k = 0; k < 10; k++) {
                     a[k] -= slope * (b[k] * q[k]);
                     b[k] -= rate * s[k];

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.limits.compile import compiler, load
-from benchmarks.many import Many
 from benchmarks.operations import Operation
-from benchmarks.problem import Host, Problem
+from benchmarks.problem import Host, Many, Problem
 from benchmarks.workers import Absent, Fresh
 
 
@@ -51,17 +49,15 @@ def sine(problem: Problem) -> Fresh:
     return fresh
 
 
-def many_sine(many: Many) -> Fresh:
-    """Copies of 1-10-1 in float32, 16 in the lanes of a vector, on all threads; draws the rows itself."""
-    function, one = _function("many_sine", "many_sine_float32"), many.one
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    bounds = [many.n // 16 * thread // threads * 16 for thread in range(threads + 1)]
+def many_sine(problem: Many, *, threads: int) -> Fresh:
+    """Networks 1-10-1 in float32, 16 in the lanes of a vector; draws the rows itself."""
+    function = _function("many_sine", "many_sine_float32")
+    bounds = [problem.networks // 16 * thread // threads * 16 for thread in range(threads + 1)]
 
     def fresh() -> Callable[[], Any]:
-        weights = [array.copy() for array in many.start]
-        seed, lr = ctypes.c_uint64(one.seed), ctypes.c_double(one.lr)
-        counts = ctypes.c_int64(len(one.x)), ctypes.c_int64(one.steps)
-        arguments = (*map(_pointer, (one.x, one.t)), *counts, seed, lr, *map(_pointer, weights))
+        weights = [array.copy() for array in problem.start]
+        seed, counts = ctypes.c_uint64(problem.seed), (ctypes.c_int64(len(problem.x)), ctypes.c_int64(problem.steps))
+        arguments = *map(_pointer, (problem.x, problem.t)), *counts, seed, *map(_pointer, (problem.rates, *weights))
 
         def part(first: int, stop: int) -> None:
             function(*arguments, ctypes.c_int64(first), ctypes.c_int64(stop))
@@ -69,7 +65,7 @@ def many_sine(many: Many) -> Fresh:
         def run() -> Any:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(part, bounds[:-1], bounds[1:]))
-            return many.picked(weights)
+            return weights
 
         return run
 

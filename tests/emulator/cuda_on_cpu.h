@@ -2,9 +2,10 @@
 //
 // Every thread of a block is a fiber: it runs until it waits at a barrier or a shuffle, or returns. A schedule says in
 // which order fibers go on (forward, reverse, random before every turn, or one warp as far as it gets before the next),
-// so that a result that hangs on the order, because a barrier is missing, shows. Blocks run one after another, in the schedule's order, too. Shared memory is
-// filled with 0xff (NaN) before every block. What a GPU would leave undefined is an error here: a barrier that some
-// threads of a block do not reach, a warp whose lanes disagree about a mask, a shuffle that reads a lane outside it.
+// so that a result that hangs on the order, because a barrier is missing, shows. Blocks run one after another, in the
+// schedule's order, too. Shared memory is filled with 0xff (NaN) before every block. What a GPU would leave undefined is
+// an error here: a barrier that some threads of a block do not reach, a warp whose lanes disagree about a mask, a
+// shuffle that reads a lane outside it.
 #pragma once
 #include <csetjmp>
 #include <cstdarg>
@@ -29,8 +30,9 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("cuda_shared")))
-#define __syncthreads() emulator::block_barrier(__LINE__)
-#define __syncwarp(...) emulator::warp_barrier(emulator::mask_or_full(__VA_ARGS__), __LINE__)
+#define HERE (emulator::Place{__FILE__, __LINE__})
+#define __syncthreads() emulator::block_barrier(HERE)
+#define __syncwarp(...) emulator::warp_barrier(emulator::mask_or_full(__VA_ARGS__), HERE)
 
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x, y, z; };
@@ -43,6 +45,12 @@ namespace emulator {
 
 constexpr size_t STACK_BYTES = 256 << 10, MOST_THREADS = 1024;
 
+struct Place {  // in a source
+    const char *file;
+    int line;
+    bool operator==(const Place &other) const { return line == other.line && !strcmp(file, other.file); }
+};
+
 enum State { RUNNABLE, AT_BLOCK_BARRIER, AT_WARP_BARRIER, DONE };
 
 struct Fiber {
@@ -50,7 +58,7 @@ struct Fiber {
     jmp_buf resume_point;
     State state;
     bool entered;
-    int line;       // of the barrier at which it waits
+    Place place;    // of the barrier at which it waits
     unsigned mask;  // of the warp barrier at which it waits
     uint3 thread;
     unsigned id;
@@ -152,9 +160,9 @@ inline void resume(Fiber &fiber) {
 
 // ---- barriers and shuffles --------------------------------------------------------------------------------------------
 
-inline void block_barrier(int line) {
+inline void block_barrier(Place place) {
     current->state = AT_BLOCK_BARRIER;
-    current->line = line;
+    current->place = place;
     yield();
 }
 
@@ -165,14 +173,14 @@ inline unsigned lanes_of_warp(unsigned warp) {
     return lanes >= 32 ? 0xffffffffu : (1u << lanes) - 1;
 }
 
-inline void warp_barrier(unsigned mask, int line) {
+inline void warp_barrier(unsigned mask, Place place) {
     const unsigned number = current->id / 32, own = 1u << (current->id & 31);
     Warp &warp = warps[number];
     mask &= lanes_of_warp(number);
-    if (!(mask & own)) fail("line %d: the calling lane is not in its own mask %08x", line, mask);
+    if (!(mask & own)) fail("%s:%d: the calling lane is not in its own mask %08x", place.file, place.line, mask);
     warp.arrived |= own;
     current->mask = mask;
-    current->line = line;
+    current->place = place;
     if ((warp.arrived & mask) != mask) {
         current->state = AT_WARP_BARRIER;
         yield();
@@ -183,24 +191,26 @@ inline void warp_barrier(unsigned mask, int line) {
         if (mask >> lane & 1) {
             Fiber &fiber = fibers[number * 32 + lane];
             if (fiber.mask != mask)
-                fail("line %d: lanes of one warp disagree about the mask (%08x, %08x)", line, mask, fiber.mask);
-            if (fiber.line != line)
-                fail("lanes of one warp wait at different lines (%d, %d)", line, fiber.line);
+                fail("%s:%d: lanes of one warp disagree about the mask (%08x, %08x)", place.file, place.line, mask,
+                     fiber.mask);
+            if (!(fiber.place == place))
+                fail("lanes of one warp wait at different places (%s:%d, %s:%d)", place.file, place.line,
+                     fiber.place.file, fiber.place.line);
             fiber.state = RUNNABLE;
         }
 }
 
-template <class T> T exchange(unsigned mask, T value, unsigned source, int line) {
+template <class T> T exchange(unsigned mask, T value, unsigned source, Place place) {
     static_assert(sizeof(T) <= 16);
     const unsigned number = current->id / 32;
     if (source >= 32 || !(lanes_of_warp(number) >> source & 1) || !(mask >> source & 1))
-        fail("line %d: a shuffle reads lane %u, outside its mask %08x", line, source, mask);
+        fail("%s:%d: a shuffle reads lane %u, outside its mask %08x", place.file, place.line, source, mask);
     Warp &warp = warps[number];
     memcpy(warp.slot[current->id & 31], &value, sizeof value);
-    warp_barrier(mask, line);
+    warp_barrier(mask, place);
     T result;
     memcpy(&result, warp.slot[source], sizeof result);
-    warp_barrier(mask, line);
+    warp_barrier(mask, place);
     return result;
 }
 
@@ -218,9 +228,14 @@ inline void arrange(std::vector<unsigned> &turns) {
         for (size_t i = turns.size(); i > 1; --i) std::swap(turns[i - 1], turns[next_random() % i]);
 }
 
+// Not memset, which AddressSanitizer would find writing between one shared array and the next.
+__attribute__((no_sanitize_address)) inline void poison(volatile char *start, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) start[i] = char(0xff);
+}
+
 inline void prepare_block() {
     const size_t threads = size_t(block_size.x) * block_size.y * block_size.z;
-    if (shared_bytes()) memset(__start_cuda_shared, 0xff, shared_bytes());
+    poison(__start_cuda_shared, shared_bytes());
     memset(dynamic_shared.data(), 0xff, dynamic_shared.size());
     warps.assign((threads + 31) / 32, Warp{});
     const bool reuse = fibers.size() == threads;
@@ -239,11 +254,14 @@ inline void prepare_block() {
 }
 
 inline void release_block_barrier(size_t waiting) {
-    const int line = [] { for (auto &f : fibers) if (f.state == AT_BLOCK_BARRIER) return f.line; return 0; }();
+    const Place place = [] { for (auto &f : fibers) if (f.state == AT_BLOCK_BARRIER) return f.place; return Place{}; }();
     if (waiting != fibers.size())
-        fail("__syncthreads at line %d is reached by %zu of %zu threads; the rest returned", line, waiting, fibers.size());
+        fail("__syncthreads at %s:%d is reached by %zu of %zu threads; the rest returned", place.file, place.line, waiting,
+             fibers.size());
     for (auto &fiber : fibers) {
-        if (fiber.line != line) fail("threads of one block wait at different __syncthreads (lines %d, %d)", line, fiber.line);
+        if (!(fiber.place == place))
+            fail("threads of one block wait at different __syncthreads (%s:%d, %s:%d)", place.file, place.line,
+                 fiber.place.file, fiber.place.line);
         fiber.state = RUNNABLE;
     }
 }
@@ -289,7 +307,8 @@ inline void run_block() {
             for (auto &fiber : fibers)
                 if (fiber.state == AT_WARP_BARRIER) {
                     current = &fiber;
-                    fail("deadlock: a lane waits at line %d for the warp mask %08x", fiber.line, fiber.mask);
+                    fail("deadlock: a lane waits at %s:%d for the warp mask %08x", fiber.place.file, fiber.place.line,
+                         fiber.mask);
                 }
             fail("deadlock: %zu of %zu threads wait at __syncthreads", waiting, alive);
         }
@@ -365,8 +384,9 @@ template <class... A> void signature(void (*)(A...), char *out) { *out = 0; (des
 #define blockDim (emulator::block_size)
 #define gridDim (emulator::grid_size)
 
-#define __shfl_sync(mask, value, lane) emulator::exchange(mask, value, (lane) & 31, __LINE__)
-#define __shfl_xor_sync(mask, value, bits) emulator::exchange(mask, value, (emulator::current->id & 31) ^ (bits), __LINE__)
+#define __shfl_sync(mask, value, lane) emulator::exchange(mask, value, (lane) & 31, HERE)
+#define __shfl_xor_sync(mask, value, bits) emulator::exchange(mask, value, (emulator::current->id & 31) ^ (bits), HERE)
 
+inline float __expf(float x) { return exp2f(x * 1.44269504f); }
 template <class T> T __ldg(const T *pointer) { return *pointer; }
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)a * b >> 64); }

@@ -6,7 +6,10 @@ quietly computing on the host.
 """
 
 import ctypes
+import os
+import threading
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import cupy
@@ -16,10 +19,21 @@ from cupy.cuda import memory as cupy_memory
 from cupy.cuda import runtime
 
 from emulator.compiler import Library
-from nnkernels.backends.cupy import cublas, launch
+from nnkernels.backends.cupy import cublas, faults, launch, probe, training
 
-GUARD = 64  #: bytes before and behind every array, which nothing may write to
 MARK = 0xA5
+
+load_cublas = cublas.load  #: what it is where no GPU is emulated
+_noted = set()
+
+
+def note_stand_in():
+    """Note that the running test owes what it reaches to a stand-in for cuBLAS or for captured graphs."""
+    path, test = os.environ.get("NNKERNELS_STAND_INS"), os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    if path and test not in _noted:
+        _noted.add(test)
+        with Path(path).open("a") as file:
+            file.write(test + "\n")
 
 
 class Emulator:
@@ -35,14 +49,18 @@ class Emulator:
         Changes a source before it is compiled; for the mutation test.
     options : tuple of str
         More options for the compiler, such as sanitizers.
+    free, kept, times_freed : int
+        Bytes that can be allocated, bytes that CuPy's pool keeps, and how often it was told to give them back.
+    guard : int
+        Bytes before and behind every array, which nothing may write to.
     """
 
     def __init__(self):
         self.schedule, self.seed = "forward", 0
         self.launched, self.edit, self.options = [], lambda source: source, ()
-        self.guarded = []
+        self.guard, self.guarded = 64, []
         self.recording, self.refuses_capture = None, False
-        self.free = 1 << 40
+        self.free, self.kept, self.times_freed = 1 << 40, 0, 0
 
     # ---- memory
 
@@ -50,17 +68,23 @@ class Emulator:
         """Return host memory as the GPU's: 0xff in every byte, so that a float that nobody wrote is NaN."""
         if nbytes > self.free:
             raise cupy.cuda.memory.OutOfMemoryError(nbytes, 0, 0)
-        block = np.full(nbytes + 2 * GUARD, 0xFF, np.uint8)
-        block[:GUARD] = block[GUARD + nbytes :] = MARK
+        block = np.full(nbytes + 2 * self.guard, 0xFF, np.uint8)
+        block[: self.guard] = block[self.guard + nbytes :] = MARK
         self.guarded.append((block, nbytes))
         self.guarded = self.guarded[-4096:]
         memory = cupy_memory.UnownedMemory(block.ctypes.data, block.nbytes, block, device_id=0)
-        return cupy_memory.MemoryPointer(memory, GUARD)
+        return cupy_memory.MemoryPointer(memory, self.guard)
+
+    def free_all_blocks(self):
+        """Stand in for the pool's method: what it keeps can be allocated again."""
+        self.times_freed += 1
+        self.free, self.kept = self.free + self.kept, 0
 
     def check_guards(self):
         """Raise if a kernel has written beside an array."""
         for block, nbytes in self.guarded:
-            if not ((block[:GUARD] == MARK).all() and (block[GUARD + nbytes :] == MARK).all()):
+            guard = (len(block) - nbytes) // 2
+            if not ((block[:guard] == MARK).all() and (block[guard + nbytes :] == MARK).all()):
                 raise AssertionError(
                     f"a kernel wrote beside an array of {nbytes} bytes; launched: {self.launched[-5:]}"
                 )
@@ -132,6 +156,7 @@ class Stream:
     def begin_capture(self):
         if self.emulator.refuses_capture:
             raise runtime.CUDARuntimeError(1)  # cudaErrorInvalidValue
+        note_stand_in()
         self.emulator.recording = []
 
     def end_capture(self):
@@ -156,7 +181,10 @@ def emulated(**settings):
             "memGetInfo": lambda: (emulator.free, 1 << 40),
         }.items():
             patch.setattr(runtime, name, stand_in)
+        patch.setattr(cupy, "get_default_memory_pool", lambda: emulator)
         patch.setattr(cublas, "load", lambda: None)
+        for module, name in ((cublas, "_threads"), (faults, "_recent"), (training, "_threads")):
+            patch.setattr(module, name, threading.local())  # handles, names and streams are one GPU's
         for cached in (launch.library, launch._kernel):
             cached.cache_clear()
         allocator = cupy.cuda.get_allocator()
@@ -168,3 +196,12 @@ def emulated(**settings):
             cupy.cuda.set_allocator(allocator)
             for cached in (launch.library, launch._kernel):
                 cached.cache_clear()
+
+
+@contextmanager
+def pretended(**settings):
+    """Let CUDA be the emulator, and let the package find a GPU; yields the emulator."""
+    with emulated(**settings) as emulator, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "check_cuda", lambda: None)
+        patch.setattr(probe, "count_devices", lambda: 1)
+        yield emulator

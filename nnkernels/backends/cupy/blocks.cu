@@ -20,6 +20,7 @@ __device__ __forceinline__ void block_dense(X x, const real *w, const real *OPTI
         const int j = e % O;
         const real *in = x[e / O];
         real sum = b ? b[j] : real(0);
+#pragma unroll 8
         for (int i = 0; i < I; ++i) sum = fma(in[i], w[i * STRIDE + j], sum);
         use(e, sum);
     }
@@ -31,6 +32,7 @@ __device__ __forceinline__ void block_dense_backward(const real *dz, const real 
     FOR_THREADS(e, ROWS * I) {
         const real *row = w + e % I * STRIDE, *in = dz + e / I * O;
         real sum = 0;
+#pragma unroll 8
         for (int j = 0; j < O; ++j) sum = fma(in[j], row[j], sum);
         use(e, sum);
     }
@@ -42,6 +44,7 @@ __device__ __forceinline__ void block_weight_gradients(X x, const real *dz, F us
     FOR_THREADS(e, I * O) {
         const int i = e / O, j = e % O;
         real sum = 0;
+#pragma unroll 8
         for (int row = 0; row < ROWS; ++row) sum = fma(x[row][i], dz[row * O + j], sum);
         use(i * STRIDE + j, sum);
     }
@@ -49,6 +52,7 @@ __device__ __forceinline__ void block_weight_gradients(X x, const real *dz, F us
 template <int ROWS, int O, class F> __device__ __forceinline__ void block_bias_gradients(const real *dz, F use) {
     FOR_THREADS(j, O) {
         real sum = 0;
+#pragma unroll 8
         for (int row = 0; row < ROWS; ++row) sum += dz[row * O + j];
         use(j, sum);
     }

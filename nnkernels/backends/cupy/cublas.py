@@ -1,6 +1,7 @@
 """Matrix products by cuBLAS, through ctypes: CuPy's own wrappers refuse to be captured in a CUDA graph.
 
-A handle belongs to a thread, a device and a stream, and owns its workspace: what a captured graph uses stays as it is.
+A handle belongs to a thread, a device and a stream, and owns its workspace. A thread keeps a few of them; whoever has
+captured a product in a graph keeps its handle as long as the graph.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nnkernels.backends.cupy import memory
 from nnkernels.backends.protocol import Array
 
 WORKSPACE_BYTES = 32 << 20  #: what NVIDIA recommends for Hopper
+MOST_HANDLES = 4  #: of a thread; a user may come with any number of streams
 MATH_MODES = {"float32": 0, "tf32": 3}  #: CUBLAS_DEFAULT_MATH, which is true float32, and CUBLAS_TF32_TENSOR_OP_MATH
 
 _PREFIX = {"float32": ("S", ctypes.c_float), "float64": ("D", ctypes.c_double)}
@@ -49,7 +51,7 @@ class Handle:
         self._call("cublasSetWorkspace_v2", self.pointer, workspace, ctypes.c_size_t(WORKSPACE_BYTES))
 
     def product(self, a: Array, b: Array, out: Array, *, transpose: str, precision: str) -> None:
-        """``out = op(a) @ op(b)`` for contiguous arrays (networks, rows, columns); see `product` below."""
+        """``out = op(a) @ op(b)`` for contiguous arrays (networks, rows, columns); `transpose` names some of them."""
         count, m, n = out.shape
         k = a.shape[1] if "a" in transpose else a.shape[2]
         letter, number = _PREFIX[out.dtype.name]
@@ -71,6 +73,10 @@ class Handle:
         tail += [ctypes.c_void_p(out_at), out_ld, ctypes.c_longlong(out_step), count]
         self._call(f"cublas{letter}gemmStridedBatched", self.pointer, *flags, *sizes, ctypes.byref(one), *tail)
 
+    def __del__(self) -> None:
+        if self.pointer:
+            self.library["cublasDestroy_v2"](self.pointer)
+
     def _call(self, name: str, *arguments: Any) -> None:
         status = self.library[name](*arguments)
         if status:
@@ -85,5 +91,7 @@ def handle() -> Handle | None:
     handles: dict[tuple[int, int], Handle] = _threads.__dict__.setdefault("handles", {})
     key = runtime.getDevice(), cupy.cuda.get_current_stream().ptr
     if key not in handles:
+        if len(handles) >= MOST_HANDLES:
+            del handles[next(iter(handles))]
         handles[key] = Handle(library)
     return handles[key]

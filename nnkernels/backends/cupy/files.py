@@ -10,5 +10,5 @@ FOLDER = Path(__file__).parent
 
 @cache
 def read(*names: str) -> str:
-    """Return files, one after another."""
-    return "\n".join((FOLDER / f"{name}.cu").read_text() for name in names)
+    """Return files, one after another; a compiler's errors name the file, and the line in it."""
+    return "".join(f'#line 1 "{name}.cu"\n{(FOLDER / f"{name}.cu").read_text()}' for name in names)

@@ -11,8 +11,8 @@ __device__ __forceinline__ Activated identity_at(real z) {
 
 // a = 1 / (1 + exp(-z)).
 __device__ __forceinline__ Activated sigmoid_at(real z) {
-    const real e = exp(-absolute(z));
-    const real r = real(1) / (real(1) + e);
+    const real e = exponential(-absolute(z));
+    const real r = reciprocal(real(1) + e);
     const real a = where(z < real(0), e * r, r);
     const real slope = e * r * r;
     return {a, slope};
@@ -21,8 +21,8 @@ __device__ __forceinline__ Activated sigmoid_at(real z) {
 // a = tanh(z); the slope as 4 e / (1 + e)**2 with e = exp(-2 |z|), since 1 - a**2 dies at |z| = 9 in float32.
 __device__ __forceinline__ Activated tanh_at(real z) {
     const real a = tanh(z);
-    const real e = exp(-real(2) * absolute(z));
-    const real r = real(1) / (real(1) + e);
+    const real e = exponential(-real(2) * absolute(z));
+    const real r = reciprocal(real(1) + e);
     const real slope = real(4) * e * r * r;
     return {a, slope};
 }
@@ -45,23 +45,23 @@ __device__ __forceinline__ Activated leaky_relu_at(real z) {
 __device__ __forceinline__ Activated elu_at(real z) {
     const real m = minimum(z, real(0));
     const real a = where(z > real(0), z, expm1(m));
-    const real slope = exp(m);
+    const real slope = exponential(m);
     return {a, slope};
 }
 
 // a = log(1 + exp(z)).
 __device__ __forceinline__ Activated softplus_at(real z) {
-    const real e = exp(-absolute(z));
+    const real e = exponential(-absolute(z));
     const real a = maximum(z, real(0)) + log1p(e);
-    const real r = real(1) / (real(1) + e);
+    const real r = reciprocal(real(1) + e);
     const real slope = where(z < real(0), e * r, r);
     return {a, slope};
 }
 
 // a = z sigmoid(z), also called swish.
 __device__ __forceinline__ Activated silu_at(real z) {
-    const real e = exp(-absolute(z));
-    const real r = real(1) / (real(1) + e);
+    const real e = exponential(-absolute(z));
+    const real r = reciprocal(real(1) + e);
     const real s = where(z < real(0), e * r, r);
     const real a = z * s;
     const real c = where(z < real(0), r, e * r);
@@ -73,7 +73,7 @@ __device__ __forceinline__ Activated silu_at(real z) {
 __device__ __forceinline__ Activated gelu_at(real z) {
     const real y = minimum(absolute(z), real(40));
     const real h = floor(real(16) * y) / real(16);
-    const real density = exp(-real(0.5) * h * h) * exp(-real(0.5) * (y - h) * (y + h));
+    const real density = exponential(-real(0.5) * h * h) * exponential(-real(0.5) * (y - h) * (y + h));
     const real x = real(0.7071067811865476) * y;
     const real q = (x - real(4)) / (x + real(4));
     real w = (((real(9.655408225482863e-10) * q + real(1.5712153638319064e-09)) * q + -real(1.2544825403855518e-08)) * q + -real(1.6357383982124768e-08)) * q + real(1.0683442926744586e-07);
@@ -124,7 +124,7 @@ __device__ __forceinline__ Lost huber_at(real p, real t, real n, real delta) {
 
 // exp(p) - t p, averaged over a row's outputs: p is the logarithm of the rate.
 __device__ __forceinline__ Lost poisson_at(real p, real t, real n) {
-    const real rate = exp(p);
+    const real rate = exponential(p);
     const real loss = (rate - t * p) / n;
     const real slope = (rate - t) / n;
     return {loss, slope};
@@ -139,8 +139,8 @@ __device__ __forceinline__ Lost poisson_rate_at(real p, real t, real n) {
 
 // -t log(sigmoid(p)) - (1 - t) log(1 - sigmoid(p)), averaged over a row's outputs: p is the logit.
 __device__ __forceinline__ Lost binary_cross_entropy_at(real p, real t, real n) {
-    const real e = exp(-absolute(p));
-    const real r = real(1) / (real(1) + e);
+    const real e = exponential(-absolute(p));
+    const real r = reciprocal(real(1) + e);
     const real loss = (maximum(p, real(0)) - t * p + log1p(e)) / n;
     const real slope = ((real(1) - t) * where(p < real(0), e * r, r) - t * where(p < real(0), r, e * r)) / n;
     return {loss, slope};

@@ -89,7 +89,8 @@ def matmul_backward(
     _product(x, dz, dw, transpose="a", precision=precision)
     if db is not None:
         rows, n = dz.shape[-2:]
-        kernel("column_sums", dz.dtype)((-(-n // 32), networks(dz, 2)), 256, db, dz, rows, n)
+        warps = min(32, max(1, -(-rows // 8)))
+        kernel("column_sums", dz.dtype)((-(-n // 32), networks(dz, 2)), 32 * warps, db, dz, rows, n)
     if dx is not None:
         _product(dz, w, dx, transpose="b", precision=precision)
 

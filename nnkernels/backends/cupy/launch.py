@@ -6,7 +6,6 @@ four. Here a kernel's own parameter list, read from its source, says what it tak
 
 from __future__ import annotations
 
-import operator
 import re
 from functools import cache
 from typing import Any, NamedTuple
@@ -42,6 +41,8 @@ _KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)\s*\{', re.DOTALL
 )
 _PARAMETER = re.compile(r"(const )?(\w+) (\*?)(OPTIONAL )?(\w+)")
+_INTEGERS = (int, np.integer)  # not whatever has __int__: that of a device array waits for the GPU
+_NUMBERS = {"f": (float, np.floating, *_INTEGERS), "i": _INTEGERS, "u": _INTEGERS}
 _TYPES = {"float": "f4", "double": "f8", "int": "i4", "uint32": "u4", "int64": "i8", "uint64": "u8"}
 
 
@@ -122,10 +123,12 @@ class Kernel:
 
     def _number(self, parameter: Parameter, value: Any) -> Any:
         try:
-            number = float(value) if parameter.dtype.kind == "f" else operator.index(value)
-            return parameter.dtype.type(number)
-        except (TypeError, OverflowError):
-            raise TypeError(f"{self.name} takes {parameter.dtype} as {parameter.name}, not {value!r}") from None
+            if isinstance(value, _NUMBERS[parameter.dtype.kind]):
+                return parameter.dtype.type(value.item() if isinstance(value, np.generic) else value)
+        except OverflowError:
+            pass
+        given = type(value).__name__ if isinstance(value, cupy.ndarray) else repr(value)
+        raise TypeError(f"{self.name} takes {parameter.dtype} as {parameter.name}, not {given}")
 
 
 # ---- where kernels come from -----------------------------------------------------------------------------------------
@@ -158,7 +161,8 @@ class Library:
 
 def options(dtype: str, contracted: bool = True) -> tuple[str, ...]:
     """Return the compiler's options."""
-    return (*OPTIONS, f"-DREAL={'float' if dtype == 'float32' else 'double'}", f"--fmad={str(contracted).lower()}")
+    rest = ("--fmad=true",) if contracted else ("--fmad=false", "-DWHOLE_RUN")
+    return (*OPTIONS, f"-DREAL={'float' if dtype == 'float32' else 'double'}", *rest)
 
 
 def complete(file: str) -> str:

@@ -31,18 +31,26 @@ extern "C" __global__ void add_bias(real *z, const real *bias, int64 rows, int64
 }
 
 // out (networks, n) = the sum of dz (networks, rows, n) over its rows, in an order that depends on `rows` alone:
-// 32 columns a block, 8 threads a column. blockIdx is (n / 32, network).
-extern "C" __global__ void __launch_bounds__(256) column_sums(real *out, const real *dz, int64 rows, int64 n) {
-    __shared__ real parts[8][32];
-    const int x = threadIdx.x % 32, y = threadIdx.x / 32;
+// 32 columns a block, a warp for every 32nd row or less, four rows of each in flight. blockIdx is (n / 32, network).
+extern "C" __global__ void __launch_bounds__(1024) column_sums(real *out, const real *dz, int64 rows, int64 n) {
+    __shared__ real parts[32][32];
+    const int x = threadIdx.x % 32, y = threadIdx.x / 32, warps = blockDim.x / 32;
     const int64 column = int64(blockIdx.x) * 32 + x;
-    real sum = 0;
-    if (column < n)
-        for (int64 row = y; row < rows; row += 8) sum += dz[(blockIdx.y * rows + row) * n + column];
-    parts[y][x] = sum;
+    if (column < n) {
+        const real *from = dz + blockIdx.y * rows * n + column;
+        real sum[4] = {0, 0, 0, 0};
+        int64 row = y;
+        for (; row + 3 * warps < rows; row += 4 * warps) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sum[k] += from[(row + k * warps) * n];
+        }
+        for (; row < rows; row += warps) sum[0] += from[row * n];
+        parts[y][x] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
     __syncthreads();
     if (y == 0 && column < n) {
-        for (int part = 1; part < 8; ++part) sum += parts[part][x];
+        real sum = parts[0][x];
+        for (int part = 1; part < warps; ++part) sum += parts[part][x];
         out[blockIdx.y * n + column] = sum;
     }
 }

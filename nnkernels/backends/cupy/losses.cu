@@ -8,6 +8,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) half_squared_error_for
     __shared__ double scratch[SUM_THREADS / 32];
     const int64 size = rows * n, end = (blockIdx.x + 1) * size;
     real total = 0;
+    #pragma unroll 1  // four copies of the division by n would spill
     for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)
         total += weight[i / n] * half_squared_error_at(p[i], t[i], real(n)).loss;
     const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());
@@ -25,6 +26,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) mean_squared_error_for
     __shared__ double scratch[SUM_THREADS / 32];
     const int64 size = rows * n, end = (blockIdx.x + 1) * size;
     real total = 0;
+    #pragma unroll 1  // four copies of the division by n would spill
     for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)
         total += weight[i / n] * mean_squared_error_at(p[i], t[i], real(n)).loss;
     const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());
@@ -42,6 +44,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) absolute_error_forward
     __shared__ double scratch[SUM_THREADS / 32];
     const int64 size = rows * n, end = (blockIdx.x + 1) * size;
     real total = 0;
+    #pragma unroll 1  // four copies of the division by n would spill
     for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)
         total += weight[i / n] * absolute_error_at(p[i], t[i], real(n)).loss;
     const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());
@@ -59,6 +62,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) huber_forward(double *
     __shared__ double scratch[SUM_THREADS / 32];
     const int64 size = rows * n, end = (blockIdx.x + 1) * size;
     real total = 0;
+    #pragma unroll 1  // four copies of the division by n would spill
     for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)
         total += weight[i / n] * huber_at(p[i], t[i], real(n), real(delta)).loss;
     const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());
@@ -75,6 +79,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) poisson_forward(double
     __shared__ double scratch[SUM_THREADS / 32];
     const int64 size = rows * n, end = (blockIdx.x + 1) * size;
     real total = 0;
+    #pragma unroll 1  // four copies of the division by n would spill
     for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)
         total += weight[i / n] * poisson_at(p[i], t[i], real(n)).loss;
     const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());
@@ -92,6 +97,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) poisson_rate_forward(d
     __shared__ double scratch[SUM_THREADS / 32];
     const int64 size = rows * n, end = (blockIdx.x + 1) * size;
     real total = 0;
+    #pragma unroll 1  // four copies of the division by n would spill
     for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)
         total += weight[i / n] * poisson_rate_at(p[i], t[i], real(n)).loss;
     const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());
@@ -110,6 +116,7 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) binary_cross_entropy_f
     __shared__ double scratch[SUM_THREADS / 32];
     const int64 size = rows * n, end = (blockIdx.x + 1) * size;
     real total = 0;
+    #pragma unroll 1  // four copies of the division by n would spill
     for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)
         total += weight[i / n] * binary_cross_entropy_at(p[i], t[i], real(n)).loss;
     const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());

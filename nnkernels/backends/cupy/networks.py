@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,10 +73,16 @@ class Launches:
         self.arrays: dict[str, Array] = {name: kernels.empty(flat.shape, self.recipe.dtype) for name in names}
         self.arrays["total"] = kernels.empty((self.networks,), np.float64)
 
-    def advance(self, first_step: int, count: int) -> None:
-        """Run `count` steps, a launch for each block of them."""
-        for start in range(first_step, first_step + count, self.block):
-            self._advance(start, min(self.block, first_step + count - start))
+    def advance(self, first_step: int, stops: Sequence[int]) -> list[Any]:
+        """Run up to the last of the steps `stops`, a launch for each block; return the losses up to each of them."""
+        losses = []
+        for stop in stops:
+            for start in range(first_step, stop, self.block):
+                self._advance(start, min(self.block, stop - start))
+            losses.append(kernels.to_host(self.arrays["total"]))
+            kernels.fill(0, out=self.arrays["total"])
+            first_step = stop
+        return losses
 
     def _advance(self, first_step: int, count: int) -> None:
         recipe = self.recipe

@@ -10,7 +10,9 @@ typedef unsigned int uint32;
 #define OPTIONAL
 
 // Every thread's share of [0, size), in the launches that are as large as the work or smaller.
+// Not unrolled: most threads have one turn, and four copies of a 64-bit division cost registers.
 #define FOR_EACH(i, size)                                                                                      \
+    _Pragma("unroll 1")                                                                                        \
     for (int64 i = int64(blockIdx.x) * blockDim.x + threadIdx.x; i < (size); i += int64(gridDim.x) * blockDim.x)
 
 constexpr uint32 ALL_LANES = 0xffffffffu;
@@ -30,6 +32,29 @@ template <class T> __device__ __forceinline__ T maximum(T a, T b) { return a > b
 template <class T> __device__ __forceinline__ T minimum(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> __device__ __forceinline__ T sign(T x) { return x != x ? x : T((x > 0) - (x < 0)); }
 template <class T> __device__ __forceinline__ T where(bool condition, T a, T b) { return condition ? a : b; }
+
+// 1 / x. A division of floats is correctly rounded, with a branch for what lies near the ends of the range, at which
+// the arithmetic of independent units queues up; the hardware's reciprocal is within 1 ulp and has none.
+__device__ __forceinline__ double reciprocal(double x) { return 1 / x; }
+__device__ __forceinline__ float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+    float result;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return 1 / x;
+#endif
+}
+
+// e**x; where a whole run may round x / log(2) once, of floats by the hardware's 2**x.
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float exponential(float x) {
+#ifdef WHOLE_RUN
+    return __expf(x);
+#else
+    return expf(x);
+#endif
+}
 
 __device__ __forceinline__ float absolute(float x) { return fabsf(x); }
 __device__ __forceinline__ double absolute(double x) { return fabs(x); }

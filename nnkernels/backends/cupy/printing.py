@@ -24,7 +24,12 @@ WIDTH = 120
 class CudaDialect(Dialect):
     """Constants carry the type `real`: a bare 0.5 is a double, and float kernels would compute in double."""
 
-    functions = {name: name for name in FUNCTIONS} | {"abs": "absolute", "min": "minimum", "max": "maximum"}
+    functions = {name: name for name in FUNCTIONS} | {
+        "abs": "absolute",
+        "exp": "exponential",
+        "min": "minimum",
+        "max": "maximum",
+    }
     preambles = dict.fromkeys(("activations", "optimizers"), IMPORTS.format(names="elementwise")) | {
         "losses": IMPORTS.format(names="elementwise, summed")
     }
@@ -35,6 +40,8 @@ class CudaDialect(Dialect):
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         if isinstance(node.op, ast.Pow):
             raise NotImplementedError("CUDA C++ has no **")
+        if isinstance(node.op, ast.Div) and isinstance(node.left, ast.Constant) and node.left.value == 1:
+            return ast.Call(ast.Name("reciprocal"), [self.visit(node.right)], [])
         return self.generic_visit(node)
 
     # ---- the callers, in Python
@@ -187,6 +194,7 @@ def _loss(name: str, formula: Formula) -> str:
         "__shared__ double scratch[SUM_THREADS / 32];",
         "const int64 size = rows * n, end = (blockIdx.x + 1) * size;",
         "real total = 0;",
+        "#pragma unroll 1  // four copies of the division by n would spill",
         "for (int64 i = blockIdx.x * size + threadIdx.x; i < end; i += SUM_THREADS)",
         f"    total += weight[i / n] * {call}.loss;",
         "const double sum = over_block<SUM_THREADS>(double(total), scratch, Add());",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import cupy
@@ -13,7 +14,7 @@ from nnkernels._composed import ComposedRun
 from nnkernels._errors import KernelFault
 from nnkernels._recipe import schedule_values, setting_values
 from nnkernels._sampling import batch_rows, rows_of_batches
-from nnkernels.backends.cupy import launch, memory
+from nnkernels.backends.cupy import cublas, launch, memory
 from nnkernels.backends.cupy.codegen import choice
 from nnkernels.backends.cupy.faults import faults
 
@@ -50,6 +51,7 @@ class CapturedRun(ComposedRun):
         self.block_rates = self.kernels.empty((self.block,), self.network.dtype)
         self.rows = None if self.order is None else self.kernels.empty((self.batch_size,), np.int64)
         self.graphs: dict[int, Any] = {}
+        self.handle: cublas.Handle | None = None
 
     def _draw(self, start: int) -> None:
         if start != self.drawn:
@@ -90,6 +92,7 @@ class CapturedRun(ComposedRun):
             with stream:
                 self._call(size)  # compiles and loads what the step needs: that cannot be captured
                 stream.synchronize()
+                self.handle = cublas.handle()  # its workspace is part of the graph
                 graph = self._record(stream, size)
         finally:
             for name, array in (*self._changing().items(), ("counters", self.counters)):
@@ -100,11 +103,11 @@ class CapturedRun(ComposedRun):
         try:
             stream.begin_capture()
             self._call(size)
+            return stream.end_capture()
         except (KernelFault, runtime.CUDARuntimeError) as error:
             self.note = f"CUDA refused to capture a step ({error}), whose kernels are launched one by one"
             _abandon(stream)
             return None
-        return stream.end_capture()
 
     def _copy(self, array: Array) -> Array:
         out = self.kernels.empty(array.shape, array.dtype)
@@ -185,20 +188,21 @@ class WholeRun:
             kernels.fill(float(self.optimizer.rates(0, 1, dtype)[0]), out=self.schedule)
         self.kept = {name: empty(array.shape, array.dtype) for name, array in self._changing().items()}
 
-    def advance(self, first_step: int, count: int) -> None:
-        """Run `count` steps, a launch for each block of them."""
-        end = first_step + count
-        while first_step < end:
-            stop = min(first_step + self.block, end)
-            self._draw(first_step, stop - first_step)
-            self._launch(first_step, stop - first_step)
-            first_step = stop
+    def advance(self, first_step: int, stops: Sequence[int]) -> list[float]:
+        """Run up to the last of the steps `stops`, a launch for each block; return the losses up to each of them."""
+        losses = []
+        for end in stops:
+            while first_step < end:
+                stop = min(first_step + self.block, end)
+                self._draw(first_step, stop - first_step)
+                self._launch(first_step, stop - first_step)
+                first_step = stop
+            losses.append(float(self.kernels.to_host(self.total)[0]))
+            self.kernels.fill(0, out=self.total)
+        return losses
 
-    def take_loss(self) -> float:
-        """Return the sum of the losses of the steps since the last call."""
-        loss = float(self.kernels.to_host(self.total)[0])
-        self.kernels.fill(0, out=self.total)
-        return loss
+    def publish(self) -> None:
+        """Leave the network its parameters: they never were anywhere else."""
 
     def keep(self) -> None:
         """Remember the parameters, the optimizer's state and the loss so far, for `restore`."""

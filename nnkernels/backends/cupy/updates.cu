@@ -16,10 +16,14 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS) clip_by_norm(real *g, 
     real *own = g + blockIdx.x * size, top = 0;
     for (int64 i = threadIdx.x; i < size; i += SUM_THREADS) top = maximum(top, absolute(own[i]));
     top = over_block<SUM_THREADS>(top, tops, Max());
-    const double unit = top == 0 ? 1 : double(top);
+    const real unit = top == 0 ? real(1) : top;
     double sum = 0;
-    for (int64 i = threadIdx.x; i < size; i += SUM_THREADS) sum += own[i] / unit * (own[i] / unit);
+    for (int64 i = threadIdx.x; i < size; i += SUM_THREADS) {
+        const double part = own[i] / unit;
+        sum = fma(part, part, sum);
+    }
     const double norm = sqrt(over_block<SUM_THREADS>(sum, sums, Add()));
-    const double factor = minimum(1.0, limit / unit / (norm == 0 ? 1 : norm));
-    for (int64 i = threadIdx.x; i < size; i += SUM_THREADS) own[i] = real(own[i] * factor);
+    if (limit >= unit * norm) return;
+    const real part = real(limit / norm);  // limit / unit / norm may be subnormal
+    for (int64 i = threadIdx.x; i < size; i += SUM_THREADS) own[i] = own[i] / unit * part;
 }

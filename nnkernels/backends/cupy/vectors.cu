@@ -64,10 +64,11 @@ template <int N> __device__ __forceinline__ void softmax(const real *z, real *a)
     const real top = largest<N>(z);
     real sum = 0;
     UNROLLED(j, N) {
-        a[j] = exp(z[j] - top);
+        a[j] = exponential(z[j] - top);
         sum += a[j];
     }
-    UNROLLED(j, N) a[j] /= sum;
+    const real scale = reciprocal(sum);
+    UNROLLED(j, N) a[j] *= scale;
 }
 
 // dz = a * (da - sum(da * a)).
@@ -93,14 +94,15 @@ template <int N> __device__ __forceinline__ real categorical(const real *z, cons
     const real top = largest<N>(z);
     real e[N], sum = 0, rest = 0, label = 0, at_label = 0, others = 0;
     UNROLLED(j, N) {
-        e[j] = exp(z[j] - top);
+        e[j] = exponential(z[j] - top);
         sum += e[j];
         label += t[j] * e[j];
         rest += e[j] - t[j] * e[j];
         at_label += t[j] * (z[j] - top);
     }
+    const real scale = reciprocal(sum);
     UNROLLED(j, N) {
-        dz[j] = e[j] / sum * (1 - t[j]);
+        dz[j] = e[j] * scale * (1 - t[j]);
         others += dz[j];
     }
     UNROLLED(j, N) dz[j] = (dz[j] - t[j] * others) * factor;

@@ -81,6 +81,16 @@ def stream(c: Context, array: ir.Value, index: Any, value: Any) -> None:
 
 
 @intrinsic
+def prefetch(c: Context, array: ir.Value, index: Any) -> None:
+    """Ask for the cache line of an element that will be read soon; any address may be asked for."""
+    pointer = c.build.gep(array, [c.convert(index, INT)])
+    address = c.build.bitcast(pointer, ir.IntType(8).as_pointer())
+    arguments = [address, _half(0), _half(3), _half(1)]  # to read, into the first cache, data
+    type_ = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+    c.build.call(_declared(c, "llvm.prefetch.p0", type_), arguments)
+
+
+@intrinsic
 def fence(c: Context) -> None:
     """What was streamed is seen by whoever sees what is written after this."""
     c.build.fence("seq_cst")

@@ -7,6 +7,7 @@ ensemble of any size, on any number of threads, and alone.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -288,16 +289,17 @@ class LaneRun:
         one, number = np.zeros(1, np.int64), np.array([network.key.network], np.int64)
         settings: dict[str, Any] = {"batch_size": batch_size, "sampling": sampling, "seed": seed}
         self.run = NetworksRun(plan, self.flat[None], one, number, loss, optimizer, data, **settings)
-        self.loss, self.good = 0.0, True
+        self.good = True
 
-    def advance(self, first_step: int, count: int) -> None:
-        """Run `count` steps."""
-        losses, good = self.run.advance(np.zeros(1, np.int64), first_step, [first_step + count])
-        self.loss, self.good = float(losses[0, 0]), bool(good[0])
+    def advance(self, first_step: int, stops: Sequence[int]) -> list[float]:
+        """Run up to the last of the steps `stops`; return the sum of the losses up to each of them."""
+        losses, good = self.run.advance(np.zeros(1, np.int64), first_step, list(stops))
+        self.good = bool(good[0])
+        found: list[float] = losses[0].tolist()
+        return found
 
-    def take_loss(self) -> float:
-        """Return the sum of the losses of the last call's steps."""
-        return self.loss
+    def publish(self) -> None:
+        """Leave the network its parameters: `advance` has done it."""
 
     def keep(self) -> None:
         """Nothing to do: what is not a number is not taken over."""

@@ -6,7 +6,7 @@ The interface is that of `nnkernels._composed.ComposedRun`: `fit` does not know 
 from __future__ import annotations
 
 import ctypes
-import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,7 @@ class WholeRun:
             "schedule": np.zeros((self.block, len(generated.scheduled)), dtype),
             "settings": setting_values(generated.settings, recipe, self.loss, self.optimizer),
             "sizes": generated.sizes,
-            "loss": np.zeros(1 + generated.parts),
+            "loss": np.zeros(generated.parts + self.block),
             "seeds": np.array([self.seed, self.network.key.network, 0], np.uint64).view(np.int64),
             "sync": np.zeros(16, np.int64),
         }
@@ -106,8 +106,9 @@ class WholeRun:
         arrays["weight"] = arrays["settings"] if weight is None else weight
         self.arrays = arrays
         self.packed = arrays["parameters"][: generated.packing.size]
-        self.total = arrays["loss"][:1]
-        self.kept, self.kept_total = np.empty_like(arrays["parameters"]), 0.0
+        self.summed = arrays["loss"][generated.parts :]  # over the steps of a block
+        self.ahead = False  # of the network's parameters, the program's
+        self.kept = np.empty_like(arrays["parameters"])
         self.drawn = np.empty((self.block, self.batch_size), np.int64)
         self.arguments = [arrays[name].ctypes.data if name in arrays else 0 for name in ARGUMENTS]
         self.draw_indices = self.network.device.kernels.draw_indices
@@ -115,36 +116,43 @@ class WholeRun:
         if self.scheduled:
             arrays["schedule"][:] = self.optimizer.rates(0, 1, dtype)
 
-    def advance(self, first_step: int, count: int) -> None:
-        """Run `count` steps from what was last kept, a block at a time."""
-        end = first_step + count
-        while first_step < end:
-            stop = min(first_step + self.block, end)
-            self._advance_block(first_step, stop - first_step)
-            first_step = stop
-        self.generated.packing.unpack(self.packed, self.flat)
+    def advance(self, first_step: int, stops: Sequence[int]) -> list[float]:
+        """Run up to the last of the steps `stops`, a block at a time; return the sum of the losses up to each."""
+        losses: list[float] = []
+        rest, self.ahead = 0.0, True  # of the losses, what came since the last stop
+        while first_step < stops[-1]:
+            count = min(self.block, stops[-1] - first_step)
+            self._advance_block(first_step, count)
+            upto = 0.0
+            while len(losses) < len(stops) and stops[len(losses)] <= first_step + count:
+                before, upto = upto, float(self.summed[stops[len(losses)] - first_step - 1])
+                losses.append(rest + (upto - before))
+                rest = 0.0
+            rest += float(self.summed[count - 1]) - upto
+            first_step += count
+        return losses
 
-    def take_loss(self) -> float:
-        """Return the sum of the losses of the steps since the last call."""
-        loss = float(self.total[0])
-        self.total[0] = 0
-        return loss
+    def publish(self) -> None:
+        """Copy the parameters to the network, whose own ones are old until then."""
+        if self.ahead:
+            self.generated.packing.unpack(self.packed, self.flat)
+            self.ahead = False
 
     def keep(self) -> None:
-        """Remember the network's parameters, the optimizer's state and the loss so far, for `advance` and `restore`."""
-        self.generated.packing.pack(self.flat, self.packed)
+        """Remember the network's parameters and the optimizer's state, for `advance` and `restore`."""
+        if not self.ahead:  # somebody may have changed them
+            self.generated.packing.pack(self.flat, self.packed)
         np.copyto(self.kept, self.arrays["parameters"])
-        self.kept_total = float(self.total[0])
 
     def restore(self) -> None:
         """Go back to what was last kept."""
         np.copyto(self.arrays["parameters"], self.kept)
-        self.generated.packing.unpack(self.packed, self.flat)
-        self.total[0] = self.kept_total
+        self.ahead = True
+        self.publish()
 
     def finite(self) -> bool:
-        """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
-        return math.isfinite(self.total[0]) and bool(np.isfinite(self.arrays["parameters"]).all())
+        """Tell whether all parameters and the optimizer's state are numbers."""
+        return bool(np.isfinite(self.arrays["parameters"]).all())
 
     def _advance_block(self, first_step: int, count: int) -> None:
         self._draw(first_step, count)

@@ -163,7 +163,7 @@ class BlockWriter:
         recipe, text = self.recipe, self.text
         text("const int64 *const rows = picked[step & 1];")
         text("__syncthreads();  // the rows of this batch are known, and the parameters of the last step")
-        self._pick_rows("minimum(step + 1, steps - 1)", "(step & 1) ^ 1")
+        self._pick_rows("minimum(step + 1, count - 1)", "(step & 1) ^ 1")
         for number, layer in enumerate(recipe.layers):
             n_in, n = layer.n_in, layer.n_out
             weight, bias = self._names(number)

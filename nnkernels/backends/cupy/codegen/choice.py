@@ -18,9 +18,10 @@ from nnkernels.backends.cupy.codegen.program import Whole
 if TYPE_CHECKING:
     from nnkernels._plan import Work
 
-MOST_REGISTERS = 200  #: of a thread, estimated; the hardware has 255, and the estimate is rough
+MOST_REGISTERS = 190  #: of a thread, estimated; the hardware has 255, and from here on some programs spill
 CLOCK = 1.7e9  #: Hz
-START = 0.8  #: seconds: NVRTC compiles a program
+SCHEDULERS = 4 * 132  #: of warps
+START = 0.5  #: seconds: NVRTC compiles a program
 NODE_SECONDS = 1.8e-6  #: of a small kernel in a captured graph
 KERNEL_SECONDS = 6e-6  #: of one that is launched by itself: steps of an ensemble are not captured
 NETWORKS_AT_ONCE = 1000  #: that run beside each other without slowing each other down much
@@ -48,16 +49,23 @@ def why_not(recipe: Recipe, networks: int = 1) -> str | None:
 
 
 def candidates(recipe: Recipe, networks: int) -> list[tuple[float, Callable[[], Whole]]]:
-    """Return the programs that a recipe can have: (cycles a step, what writes it)."""
+    """Return the programs that a recipe can have: (cycles a step of all networks, what writes it)."""
     found: list[tuple[float, Callable[[], Whole]]] = []
     if rows.registers(recipe) <= MOST_REGISTERS:
-        lanes = 1 if networks > 1 else min(32, 2 ** math.floor(math.log2(recipe.batch)))
-        found.append((rows_cycles(recipe, lanes), lambda: rows.write(recipe, lanes)))
+        lanes = 1 if networks > 1 else min(32, 2 ** math.ceil(math.log2(recipe.batch)))
+        cycles = _for_all(rows_cycles(recipe, lanes), networks * lanes / 32)
+        found.append((cycles, lambda: rows.write(recipe, lanes)))
     if units.why_not(recipe) is None and units.registers(recipe) <= MOST_REGISTERS:
-        found.append((units_cycles(recipe), lambda: units.write(recipe)))
+        found.append((_for_all(units_cycles(recipe), networks), lambda: units.write(recipe)))
     if block.why_not(recipe) is None:
-        found.append((block_cycles(recipe), lambda: block.write(recipe)))
+        warps = networks * block.threads(recipe) / 32
+        found.append((_for_all(block_cycles(recipe), warps), lambda: block.write(recipe)))
     return found
+
+
+def _for_all(cycles: float, warps: float) -> float:
+    """Return the cycles of a step of many warps; each one alone takes `cycles`, and leaves half of them free."""
+    return cycles * max(1.0, warps / SCHEDULERS / 2)
 
 
 def rows_cycles(recipe: Recipe, lanes: int) -> float:

@@ -68,7 +68,7 @@ class Whole(NamedTuple):
     @property
     def complete(self) -> str:
         """All that is compiled: the `.cu` files that the program needs, then itself."""
-        return f"{read(*self.files)}\n{self.source}"
+        return f'{read(*self.files)}#line 1 "run.cu"\n{self.source}'
 
     def blocks(self, networks: int) -> int:
         """Return the number of blocks of a launch."""
@@ -107,7 +107,8 @@ def head(recipe: Recipe, summary: str, constants: dict[str, int]) -> str:
 
 def begin_run(text: Text, bounds: str) -> Iterator[None]:
     """Write `run` around what a ``for`` over this writes."""
-    start = f'extern "C" __global__ void __launch_bounds__({bounds}) run('
+    # one block a multiprocessor will do: registers are for speed, and none may spill
+    start = f'extern "C" __global__ void __launch_bounds__({bounds}, 1) run('
     text(*call_lines(start, ARGUMENTS, ") {").rstrip().split("\n"))
     text.depth += 1
     yield
@@ -118,6 +119,7 @@ def begin_run(text: Text, bounds: str) -> Iterator[None]:
 def begin_network(text: Text, recipe: Recipe, own: str) -> None:
     """Write where network number `own` of the launch has its data, and the numbers that a run reads once."""
     text(
+        "const int count = int(steps);  // of a launch: 32 bits do, and count in one instruction",
         f"x += {own} * data_rows * {recipe.n_in};",
         f"t += {own} * data_rows * {recipe.n_out};",
         *[f"weight += {own} * weight_rows;"] * recipe.weighted,
@@ -130,7 +132,7 @@ def begin_network(text: Text, recipe: Recipe, own: str) -> None:
 def steps(text: Text, recipe: Recipe) -> Iterator[None]:
     """Write the loop over steps, and what changes from one to the next."""
     scheduled = recipe.scheduled
-    for _ in text.block("for (int64 step = 0; step < steps; ++step)"):
+    for _ in text.block("for (int step = 0; step < count; ++step)"):
         for k, name in enumerate(scheduled):
             text(f"[[maybe_unused]] const real {name} = schedule[step * {len(scheduled)} + {k}];")
         yield

@@ -90,7 +90,8 @@ def why_not(recipe: Recipe) -> str | None:
 def registers(recipe: Recipe) -> int:
     """Estimate the registers of a lane: parameters, gradients, state, and the vectors that are given to it."""
     parameters = Layout(recipe).size * (1 + (recipe.batch > 1) + len(recipe.state))
-    vectors = recipe.n_in + sum(layer.n_out for layer in recipe.layers[:-1]) + 4 * recipe.n_out
+    hidden = [layer.n_out for layer in recipe.layers[:-1]]
+    vectors = recipe.n_in + sum(hidden) + sum(hidden[1:]) + 4 * recipe.n_out  # given forward, and back
     return (parameters + vectors) * (1 if recipe.dtype == "float32" else 2) + 30
 
 
@@ -108,7 +109,7 @@ class UnitsWriter:
         for _ in program.begin_run(text, str(WARP)):
             self._begin()
             if recipe.batch == 1:
-                self._prefetch("0")
+                self._look_ahead()
             for _ in program.steps(text, recipe):
                 self._rows()
                 self._update()
@@ -173,7 +174,8 @@ class UnitsWriter:
         if recipe.batch == 1:
             text("[[maybe_unused]] const int64 from = coming;")
             text(f"load<{recipe.n_in}>(next_x, a0);", f"load<{recipe.n_out}>(next_target, target);")
-            self._prefetch("minimum(step + 1, steps - 1)")
+            text("coming = after;", f"after = {program.row_of(recipe, 'minimum(step + 2, count - 1)', '0')};")
+            self._load_next()
         else:
             text(f"const int64 from = {program.row_of(recipe, 'step', 'row')};")
             text(f"load<{recipe.n_in}>(x + from * {recipe.n_in}, a0);")
@@ -188,14 +190,21 @@ class UnitsWriter:
         for number in reversed(range(len(recipe.layers))):
             self._backward(number)
 
-    def _prefetch(self, step: str) -> None:
-        """Write the loading of a step's only row, a step ahead: memory is far, and the way through a step is short."""
-        recipe, text, inside = self.recipe, self.text, step != "0"
-        if not inside:
-            text("int64 coming;", f"real next_x[{recipe.n_in}], next_target[{recipe.n_out}];")
-        text(f"coming = {program.row_of(recipe, step, '0')};")
-        text(f"load<{recipe.n_in}>(x + coming * {recipe.n_in}, next_x);")
-        text(f"load<{recipe.n_out}>(t + coming * {recipe.n_out}, next_target);")
+    def _look_ahead(self) -> None:
+        """Write the beginning of loads ahead: of a step's row number two steps before, of its data one.
+
+        Memory is far, and the way through a step is short.
+        """
+        recipe, text = self.recipe, self.text
+        text(f"int64 coming = {program.row_of(recipe, '0', '0')};")
+        text(f"int64 after = {program.row_of(recipe, 'minimum(1, count - 1)', '0')};")
+        text(f"real next_x[{recipe.n_in}], next_target[{recipe.n_out}];")
+        self._load_next()
+
+    def _load_next(self) -> None:
+        recipe = self.recipe
+        self.text(f"load<{recipe.n_in}>(x + coming * {recipe.n_in}, next_x);")
+        self.text(f"load<{recipe.n_out}>(t + coming * {recipe.n_out}, next_target);")
 
     def _forward(self, number: int) -> None:
         """Write a hidden layer: this lane's output and slope, h and s; the outputs of all lanes, a."""

@@ -4,6 +4,7 @@
 - `formulas.py`: the table of formulas as functions of the language;
 - `program.py`: a program's arguments, its parameters' layout, the pieces that all programs share;
 - `units.py` (with `units_frame.py`, `units_loss.py`): the units of a layer in lanes, for small batches;
+- `units_shallow.py`: the same for two layers, whose threads meet once a step;
 - `rows.py` (with `rows_frame.py`, `rows_loss.py`): the rows of a batch in lanes, for small layers;
 - `generic.py`: the tables of the program that reads its sizes when it runs;
 - `choice.py`: which of them, how wide, and what it is predicted to take.

@@ -25,7 +25,7 @@ ARGUMENTS = {
     "schedule": "reals",  # (steps, columns): what changes from step to step
     "settings": "reals",
     "sizes": "ints",  # of the network, where the program does not know them
-    "loss": "doubles",  # (1,): the sum of the losses so far
+    "loss": "doubles",  # (parts + steps,): of the parts of a step; the sum of the losses up to each step's end
     "seeds": "ints",  # seed, network, first step: of dropout
     "steps": "int",
     "sync": "ints",  # the barrier's counter
@@ -124,9 +124,9 @@ def write_run(recipe: Recipe, code: Code, body: Callable[[], None], summary: str
     return f'"""{summary}\n\n{recipe.describe()}\n"""\n\n\n' + function_sources(recipe) + code.text
 
 
-def write_steps(recipe: Recipe, code: Code) -> Iterator[None]:
-    """Write the loop over steps: what changes from one to the next, masks, and around it the sum of the losses."""
-    code("losses = loss[0]", "meetings = 0")
+def write_steps(recipe: Recipe, code: Code, parts: int) -> Iterator[None]:
+    """Write the loop over steps: what changes from one to the next, masks, and the sum of the losses."""
+    code("losses = double(0.0)", "meetings = 0")
     for _ in code.range("step", "steps"):
         for number, name in enumerate(recipe.scheduled):
             code(f"{name} = schedule[step * {len(recipe.scheduled)} + {number}]")
@@ -134,8 +134,8 @@ def write_steps(recipe: Recipe, code: Code) -> Iterator[None]:
             if layer.dropout:
                 _write_mask(code, number, layer.dropout, recipe.batch * layer.n_out)
         yield
-    for _ in code.block("if thread == 0:"):
-        code("loss[0] = losses")
+        for _ in code.block("if thread == 0:"):
+            code(f"loss[{parts} + step] = losses")
 
 
 def write_update(

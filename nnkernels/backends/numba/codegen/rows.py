@@ -22,7 +22,7 @@ from nnkernels.backends.numba.codegen.program import (
 from nnkernels.backends.numba.codegen.rows_frame import RowsFrame
 from nnkernels.backends.numba.codegen.rows_loss import RowsLoss
 
-ACCUMULATORS = 24  #: vectors of a tile of the products
+ACCUMULATORS = 20  #: vectors of a tile of the products
 SIDE = 4  #: inputs and outputs of a tile of the gradient
 
 
@@ -59,11 +59,11 @@ class RowsWriter:
     def _run(self) -> None:
         code, recipe, frame = self.code, self.recipe, self.frame
         frame.write_arrays()
-        for _ in write_steps(recipe, code):
+        for _ in write_steps(recipe, code, frame.parts):
             for part in frame.each("part", frame.parts):
                 self._part(part)
             write_barrier(code, frame.threaded)
-            code(*(f"losses = losses + loss[{1 + part}]" for part in range(frame.parts)))
+            code(*(f"losses = losses + loss[{part}]" for part in range(frame.parts)))
             code("", "# updates")
             self._updates()
             write_barrier(code, frame.threaded)
@@ -81,7 +81,7 @@ class RowsWriter:
         whole = frame.parts == 1
         for block in code.range("block", frame.blocks if whole else stop, start=0 if whole else start):
             self._block(block)
-        code(f"loss[1 + {part}] = part_loss")
+        code(f"loss[{part}] = part_loss")
         for i in code.range("i", frame.size, lanes) if not frame.unrolled else ():
             sums = ", ".join(f"load(sums, ({i} + {n}) * {lanes})" for n in range(lanes))
             code(f"store(gradients, {part} * {frame.size} + {i}, totals({sums}))")

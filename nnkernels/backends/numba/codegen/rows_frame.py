@@ -117,6 +117,17 @@ class RowsFrame:
         """Return the first row, in the batch, of a block's vector."""
         return f"{block} * {self.rows} + {vector} * {self.lanes}"
 
+    def write_rows(self, vector: Index, block: Index) -> None:
+        """Write `row`, the numbers in the data of a vector of rows, unless they lie in order."""
+        if not self.recipe.whole:
+            self.code(f"row = load(order, step * {self.batch} + {self.first_row(block, vector)})")
+
+    def of_rows(self, array: str, j: Index, vector: Index, block: Index, width: int) -> str:
+        """Return the j-th column of an array of the data, for a vector of rows."""
+        if self.recipe.whole:
+            return f"load({array}, {j} * {self.batch} + {self.first_row(block, vector)})"
+        return f"gather({array}, row * {width} + {j})"
+
     def weight(self, place: str) -> str:
         """Return a parameter: a scalar in memory, or a vector of equal lanes in registers."""
         return f"load(w, ({place}) * {self.lanes})" if self.unrolled else f"w[{place}]"

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
-from nnkernels.backends.numba.codegen.code import Index
-from nnkernels.backends.numba.codegen.rows_frame import RowsFrame
+from nnkernels._recipe import Recipe
+from nnkernels.backends.numba.codegen.code import Code, Index
+
+
+class Lanes(Protocol):
+    """What is to be known about rows that are lanes."""
+
+    recipe: Recipe
+    code: Code
+    vectors: int  #: of rows, in a block
+    batch: int  #: rows, padded to whole blocks
+
+    def at(self, unit: Index, vector: Index) -> str:
+        """Return the place of an output's vector in `a` and `s` of the last layer."""
+
+    def first_row(self, block: Index, vector: Index) -> str:
+        """Return the first row, in the batch, of a block's vector."""
+
+    def write_rows(self, vector: Index, block: Index) -> None:
+        """Write `row`, the numbers in the data of a vector of rows, if `of_rows` needs them."""
+
+    def of_rows(self, array: str, j: Index, vector: Index, block: Index, width: int) -> str:
+        """Return the j-th column of an array of the data, for a vector of rows."""
+
+    def loop(self, name: str, stop: Index) -> Iterator[Index]:
+        """Loop."""
 
 
 class RowsLoss:
     """Writes the loss of a block, a vector of rows at a time."""
 
-    def __init__(self, frame: RowsFrame) -> None:
+    def __init__(self, frame: Lanes) -> None:
         self.frame, self.recipe, self.code = frame, frame.recipe, frame.code
         last = len(frame.recipe.layers) - 1
         self.z, self.d = f"a{last}", f"s{last}"
@@ -22,8 +47,7 @@ class RowsLoss:
         """Write the loss of a block."""
         code, recipe, frame = self.code, self.recipe, self.frame
         for v in frame.loop("vector", frame.vectors):
-            if not recipe.whole:
-                code(f"row = load(order, step * {frame.batch} + {frame.first_row(block, v)})")
+            frame.write_rows(v, block)
             self._factor(v, block)
             code("row_sum = splat(0.0)")
             if recipe.last_activation == "softmax":
@@ -49,9 +73,7 @@ class RowsLoss:
         return f"load({self.d}, {self.frame.at(j, v)})"
 
     def _target(self, j: Index, v: Index, block: Index) -> str:
-        if self.recipe.whole:
-            return f"load(t, {j} * {self.frame.batch} + {self.frame.first_row(block, v)})"
-        return f"gather(t, row * {self.recipe.n_out} + {j})"
+        return self.frame.of_rows("t", j, v, block, self.recipe.n_out)
 
     def _factor(self, v: Index, block: Index) -> None:
         """Write the factor of each row, in lanes; rows past the end of the batch have 0."""
@@ -63,7 +85,7 @@ class RowsLoss:
         count = "counts[step]" if recipe.factor is None else f"{recipe.batch}"
         factor = "share" if recipe.factor is None else f"real({recipe.factor!r})"
         if recipe.weighted:
-            factor = f"share * load(weight, {first})" if recipe.whole else "share * gather(weight, row)"
+            factor = f"share * {self.frame.of_rows('weight', 0, v, block, 1)}"
         code(f"row_factor = where(below({count} - ({first})), splat({factor}), 0.0)")
 
     def _elementwise(self, v: Index, block: Index) -> None:

@@ -8,10 +8,13 @@ comes from the layer below never leaves its lanes. One step has three phases:
 - C: gradients and updates; each thread its own panels.
 
 Every number is computed by the same operations in the same order whichever thread does it. A network that fits into
-registers is unrolled altogether and runs on one thread.
+registers is unrolled altogether and runs on one thread; two layers with few outputs need less of the others
+(`units_shallow.py`).
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from nnkernels._recipe import Recipe
 from nnkernels.backends.numba.codegen.code import Index, plus, tiles
@@ -27,12 +30,18 @@ from nnkernels.backends.numba.codegen.units_frame import UnitLayer, UnitsFrame
 from nnkernels.backends.numba.codegen.units_loss import UnitsLoss
 
 REGISTERS = 16  #: vectors of parameters and optimizer state that are kept in registers
-ROW_TILE, INPUT_TILE, OUTPUT_TILE = 10, 8, 8  #: of the products: rows, inputs, vectors of outputs
+ROW_TILE, OUTPUT_TILE = 10, 8  #: of the products: rows, vectors of outputs
+FEW_ROWS = 16
+GRADIENTS = 8, 16  #: vectors of a tile of the gradient, for few rows and for many, which are longer under way
+LONG_ROW, MOST_AHEAD = 64, 2**17  #: inputs of a row that is asked for before its step; bytes of a batch, at most
 
 
 def write(recipe: Recipe, lanes: int) -> Whole:
     """Return the program for a recipe."""
-    return UnitsWriter(UnitsFrame(recipe, lanes, fits_registers(recipe, lanes))).write()
+    from nnkernels.backends.numba.codegen.units_shallow import ShallowWriter  # which is made of what follows
+
+    frame = UnitsFrame(recipe, lanes, fits_registers(recipe, lanes))
+    return (ShallowWriter if frame.shallow else UnitsWriter)(frame).write()
 
 
 def fits_registers(recipe: Recipe, lanes: int) -> bool:
@@ -61,29 +70,41 @@ class UnitsWriter:
             lanes=self.lanes,
             packing=Packing(places, frame.size),
             workspace=frame.workspace + 4 * self.lanes,
-            parts=max(1, min(recipe.batch, self.layers[0].panels)) if frame.threaded else 1,
+            parts=frame.parts,
             batch=recipe.batch,
-            targets=1 if recipe.n_out == 1 else self.last.width,
+            targets=self._targets(),
         )
+
+    def _targets(self) -> int:
+        """Return the width of a row of targets."""
+        return 1 if self.recipe.n_out == 1 else self.last.width
+
+    def _arrays(self) -> None:
+        self.frame.write_arrays()
 
     def _run(self) -> None:
         code, recipe, frame = self.code, self.recipe, self.frame
-        frame.write_arrays()
-        for _ in write_steps(recipe, code):
+        self._arrays()
+        for _ in write_steps(recipe, code, frame.parts):
             code(*(["turn = step % 2"] * frame.threaded))
-            code("", "# A: the first layer, for all rows")
-            self._first_layer()
-            write_barrier(code, frame.threaded)
-            code("", "# B: the other layers, the loss, the deltas")
-            self._rows()
-            write_barrier(code, frame.threaded)
-            code("", "# C: gradients and updates")
-            if frame.threaded:
-                for r in code.range("r", recipe.batch, unroll=recipe.batch <= 16):
-                    code(f"losses = losses + double(row_loss[{r}])")
-            self._updates()
+            self._phases()
         if frame.unrolled:
             frame.copy_arrays(back=True)
+
+    def _phases(self) -> None:
+        """Write a step."""
+        code, recipe, threaded = self.code, self.recipe, self.frame.threaded
+        code("", "# A: the first layer, for all rows")
+        self._first_layer()
+        write_barrier(code, threaded)
+        code("", "# B: the other layers, the loss, the deltas")
+        self._rows()
+        write_barrier(code, threaded)
+        code("", "# C: gradients and updates")
+        if threaded:
+            for r in code.range("r", recipe.batch, unroll=recipe.batch <= 16):
+                code(f"losses = losses + double(row_loss[{r}])")
+        self._updates()
 
     def _activate(self, layer: UnitLayer, place: str, r: Index, unit: Index) -> None:
         """Turn the z of some units at a place into their outputs and slopes, dropout included."""
@@ -112,12 +133,15 @@ class UnitsWriter:
             for first, stop, size in tiles(batch, ROW_TILE):
                 for r0 in code.range("r0", stop, size, start=first, unroll=frame.unrolled):
                     self._product(layer, panel, start, r0, size)
-            if layer is self.last:
-                continue
-            for r in code.range("r", batch, unroll=frame.unrolled):
-                for within in range(layer.panel):
-                    unit = plus(start, within * self.lanes)
-                    self._activate(layer, frame.at(layer, r, unit), r, unit)
+            if layer is not self.last:
+                for r in code.range("r", batch, unroll=frame.unrolled):
+                    for within in range(layer.panel):
+                        unit = plus(start, within * self.lanes)
+                        self._activate(layer, frame.at(layer, r, unit), r, unit)
+            self._panel_done(panel)
+
+    def _panel_done(self, panel: Index) -> None:
+        """Write what a thread does with a panel's outputs at once."""
 
     def _product(self, layer: UnitLayer, panel: Index, start: Index, r0: Index, rows: int) -> None:
         """Write z of some rows and one panel of the first layer."""
@@ -199,9 +223,10 @@ class UnitsWriter:
 
     def _updates(self) -> None:
         code, recipe, frame = self.code, self.recipe, self.frame
-        for layer in self.layers:
+        for layer in reversed(self.layers):
             if layer.inputs:
                 self._update_inputs(layer)
+                self._update_output_bias(layer)
             else:
                 self._update(layer)
         if recipe.normed:
@@ -224,8 +249,11 @@ class UnitsWriter:
         code, frame = self.code, self.frame
         for panel in frame.each("panel", layer.panels):
             start = panel * layer.step if isinstance(panel, int) else f"{panel} * {layer.step}"
-            for first, stop, size in tiles(layer.n_in, INPUT_TILE):
+            largest = max(1, GRADIENTS[self.recipe.batch > FEW_ROWS] // layer.panel)
+            for first, stop, size in tiles(layer.n_in, largest):
                 for k0 in code.range("k0", stop, size, start=first, unroll=frame.unrolled):
+                    if layer.number == 0:
+                        self._ask_for_inputs(k0)
                     self._outer(layer, start, k0, size)
                     for i in range(size):
                         for v in range(layer.panel):
@@ -234,6 +262,15 @@ class UnitsWriter:
                 for v in range(layer.panel):
                     self._column_sum(layer, plus(start, v * self.lanes))
                     self._take(f"{layer.bias_base + v * self.lanes} + {start}", "column", "bias")
+
+    def _ask_for_inputs(self, k0: Index) -> None:
+        """Ask for the next step's inputs at these places: its rows may lie anywhere in memory, far from any cache."""
+        code, recipe = self.code, self.recipe
+        fits = recipe.batch * recipe.n_in * np.dtype(recipe.dtype).itemsize <= MOST_AHEAD
+        if recipe.whole or recipe.n_in < LONG_ROW or not fits:
+            return
+        for r in code.range("r", recipe.batch, unroll=recipe.batch <= FEW_ROWS):
+            code(f"prefetch(x, order[min(step + 1, steps - 1) * {recipe.batch} + {r}] * {recipe.n_in} + {k0})")
 
     def _outer(self, layer: UnitLayer, start: Index, k0: Index, size: int) -> None:
         """Write g{i}_{v}, the sum over rows of input k0 + i times the deltas of vector v of a panel."""
@@ -276,10 +313,11 @@ class UnitsWriter:
                     )
             for j in range(layer.n_out):
                 self._take(f"{layer.base + j * layer.step} + {v} * {lanes}", f"g{j}", "weight")
-        if layer.bias:
-            for _ in frame.each("", 1):
-                for v in range(layer.out_vectors):
-                    self._output_bias(layer, v)
+
+    def _update_output_bias(self, layer: UnitLayer) -> None:
+        for _ in self.frame.each("", 1) if layer.bias else ():
+            for v in range(layer.out_vectors):
+                self._output_bias(layer, v)
 
     def _output_bias(self, layer: UnitLayer, vector: int) -> None:
         if self.frame.late:

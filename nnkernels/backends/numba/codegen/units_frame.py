@@ -11,7 +11,7 @@ from nnkernels.backends.numba.codegen.code import Code, Index, share
 from nnkernels.backends.numba.codegen.program import Ints, array_names
 
 INPUT_LANES_OUTPUTS = 16  #: a last layer of at most so many outputs has its inputs in lanes
-PANEL = 2  #: vectors of a panel
+PANEL = 2  #: vectors of a panel, at most
 
 
 class UnitLayer:
@@ -28,8 +28,8 @@ class UnitLayer:
         Of a vector; where its weights begin.
     below : UnitLayer or None
         The layer below, whose units are the lanes if the inputs are.
-    whole : bool
-        Whether there is one panel.
+    panel : int
+        Vectors of a panel, at most.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class UnitLayer:
         lanes: int,
         base: int,
         below: UnitLayer | None,
-        whole: bool,
+        panel: int,
     ) -> None:
         self.number, self.n_in, self.n_out, self.bias = number, n_in, n_out, bias
         self.lanes, self.base, self.inputs = lanes, base, below is not None
@@ -50,10 +50,12 @@ class UnitLayer:
         if below is not None:
             self.panel = self.vectors = below.out_vectors
         else:
-            self.panel = self.out_vectors if whole else min(PANEL, self.out_vectors)
+            self.panel = min(panel, self.out_vectors)
             self.vectors = self.out_vectors = -(-self.out_vectors // self.panel) * self.panel
         self.panels = self.vectors // self.panel
         self.width = self.out_vectors * lanes  # of a row of outputs
+        # from a row to the next: rows at multiples of 256 bytes would share a few places of the first cache
+        self.stride = self.width + (lanes if self.out_vectors % 4 == 0 else 0)
         self.along = n_out if self.inputs else n_in
         self.step = self.panel * lanes
         self.bias_base = base + self.along * self.vectors * lanes
@@ -93,6 +95,8 @@ class UnitsFrame:
         self.recipe, self.lanes, self.unrolled, self.code = recipe, lanes, unrolled, Code()
         self.layers: list[UnitLayer] = []
         self.size, last = 0, len(recipe.layers) - 1
+        #: two layers, the second one of few outputs: threads need to hear of each other but once a step
+        self.shallow = not unrolled and last == 1 and recipe.n_out <= INPUT_LANES_OUTPUTS
         for number, layer in enumerate(recipe.layers):
             inputs = number == last and number > 0 and layer.n_out <= INPUT_LANES_OUTPUTS
             placed = UnitLayer(
@@ -103,21 +107,33 @@ class UnitsFrame:
                 lanes=lanes,
                 base=self.size,
                 below=self.layers[-1] if inputs else None,
-                whole=unrolled,
+                panel=self._panel(layer.n_out),
             )
             self.layers.append(placed)
             self.size = placed.end
         self.last = self.layers[-1]
         #: one output, which stands in every lane
-        self.single = recipe.n_out == 1 and self.last.inputs and recipe.last_activation != "softmax"
+        self.single = (
+            recipe.n_out == 1 and self.last.inputs and recipe.last_activation != "softmax" and not self.shallow
+        )
         #: the deltas' last factor, known late, is left out of them and multiplied in at the update
         plain = not (recipe.decayed or recipe.penalized or recipe.clipped or recipe.normed)
         self.late = unrolled and self.single and recipe.optimizer == "sgd" and plain
         #: the first layer's z as what its sigmoid raises 2 to: its inputs take the factor in advance
         first = recipe.layers[0]
         self.exponents = unrolled and len(recipe.layers) > 1 and first.activation_name == "sigmoid" and not first.bias
-        self.threaded = not (unrolled or recipe.serial)
+        #: the largest number of threads that have something to do
+        self.parts = self.layers[0].panels if self.shallow else max(1, min(recipe.batch, self.layers[0].panels))
+        self.parts = 1 if unrolled or recipe.serial else self.parts
+        self.threaded = self.parts > 1
         self.workspace = 0
+
+    def _panel(self, n_out: int) -> int:
+        """Return how many vectors a panel of a layer may have."""
+        vectors = -(-n_out // self.lanes)
+        if self.unrolled:
+            return vectors
+        return max(1, min(PANEL, vectors // 2)) if self.shallow else PANEL  # two threads shall both have something
 
     # ---- arrays ------------------------------------------------------------------------------------------------------
 
@@ -131,27 +147,33 @@ class UnitsFrame:
         else:
             code(*(f"{name} = parameters + {i * self.size}" for i, name in enumerate(names)))
         for layer in self.layers:
-            number, shape = layer.number, f"({batch}, {layer.width})"
-            copies = 2 if number == 0 and self.threaded else 1  # the next step's A begins before this one's C ends
-            size = copies * batch * layer.width
+            number, shape = layer.number, f"({batch}, {layer.stride})"
+            copies = 2 if number == 0 and self.turns else 1
+            size = copies * batch * layer.stride
+            if layer is self.last and self.shallow:
+                continue  # see `ShallowWriter`
             if layer is self.last:
-                self._array("d", batch * layer.width, f"the last layer's deltas, {shape}")
+                self.array("d", batch * layer.width, f"the last layer's deltas, ({batch}, {layer.width})")
                 if not layer.inputs:
-                    self._array(f"a{number}", size, f"its z, {shape}")
+                    self.array(f"a{number}", size, f"its z, {shape}")
                 continue
-            self._array(f"a{number}", size, f"layer {number}'s outputs, {shape}")
-            self._array(f"s{number}", size, f"its slopes, then its deltas, {shape}")
+            self.array(f"a{number}", size, f"layer {number}'s outputs, {shape}")
+            self.array(f"s{number}", size, f"its slopes, then its deltas, {shape}")
             if self.recipe.layers[number].dropout:
-                self._array(f"m{number}", batch * layer.n_out + self.lanes, f"its mask, ({batch}, {layer.n_out})")
+                self.array(f"m{number}", batch * layer.n_out + self.lanes, f"its mask, ({batch}, {layer.n_out})")
         if self.recipe.normed:
-            self._array("g", self.size, "the gradient, packed like the parameters")
-        if self.threaded:
-            self._array("row_loss", batch, f"each row's loss, ({batch},)")
+            self.array("g", self.size, "the gradient, packed like the parameters")
+        if self.threaded and not self.shallow:
+            self.array("row_loss", batch, f"each row's loss, ({batch},)")
 
-    def _array(self, name: str, size: int, what: str) -> None:
+    def array(self, name: str, size: int, what: str, *, own: bool = False) -> None:
+        """Name an array; every thread may have its own."""
         size = -(-size // self.lanes) * self.lanes
         if self.unrolled:
             self.code(f"{name} = buffer({size})  # {what}")
+        elif own and self.threaded:
+            self.code(f"{name} = workspace + ({self.workspace} + thread * {size})  # {what}")
+            self.workspace += self.parts * size
         else:
             self.code(f"{name} = workspace + {self.workspace}  # {what}")
             self.workspace += size
@@ -168,14 +190,19 @@ class UnitsFrame:
 
     # ---- places and loops --------------------------------------------------------------------------------------------
 
+    @property
+    def turns(self) -> bool:
+        """Whether steps use two copies of the first layer's outputs in turns: the next A begins before C ends."""
+        return self.threaded and not self.shallow
+
     def row(self, r: Index) -> str:
         """Return the number, in the data, of the batch's r-th row."""
         return f"{r}" if self.recipe.whole else f"order[step * {self.recipe.batch} + {r}]"
 
     def at(self, layer: UnitLayer, r: Index, within: Index) -> str:
         """Return the place of a row's outputs in a layer's arrays."""
-        turn = f"turn * {self.recipe.batch * layer.width} + " if layer.number == 0 and self.threaded else ""
-        return f"{turn}{r} * {layer.width} + {within}"
+        turn = f"turn * {self.recipe.batch * layer.stride} + " if layer.number == 0 and self.turns else ""
+        return f"{turn}{r} * {layer.stride} + {within}"
 
     def delta(self, layer: UnitLayer, r: Index, within: Index) -> str:
         """Return a vector of a row's deltas."""

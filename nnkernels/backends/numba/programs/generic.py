@@ -262,7 +262,7 @@ def run(
 ):
     """Train for a number of steps, on one thread."""
     batch, size, sums = sizes[2], sizes[1], workspace + sizes[11]
-    losses = loss[0]
+    losses = double(0.0)
     for step in range(steps):
         for layer in range(sizes[0]):
             about = sizes + (16 + layer * 10)
@@ -280,4 +280,4 @@ def run(
             losses = losses + double(lane(total(where(inside, row_loss * factor, 0.0)), 0))
             backward(parameters, workspace, sizes)
         update(parameters, workspace, sizes, settings, schedule + step * 8)
-    loss[0] = losses
+        loss[1 + step] = losses

@@ -1,4 +1,4 @@
-"""Many networks in one run: each with its own start and its own order of rows."""
+"""Copies of a run of any network and batch: each with its own start and its own order of rows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 import nnkernels as nnk
 from benchmarks import reference
-from benchmarks.problem import SEED, Host, Layer, Problem, dense
+from benchmarks.problem import SEED, Host, Problem, dense
 
 
 @dataclass(frozen=True)
-class Many:
+class Copies:
     """Copies of a run.
 
     Parameters
@@ -30,9 +30,14 @@ class Many:
     order: Host
 
     @property
-    def n(self) -> int:
-        """Number of networks."""
+    def networks(self) -> int:
+        """How many there are."""
         return len(self.order)
+
+    @property
+    def rows(self) -> Host:
+        """The order with its steps first."""
+        return self.order.transpose(1, 0, 2)
 
     @property
     def steps(self) -> int:
@@ -44,32 +49,28 @@ class Many:
         """Of the data, the weights and all arithmetic."""
         return self.one.dtype
 
-    def first(self, steps: int) -> Many:
+    def first(self, steps: int) -> Copies:
         """Return the first steps of the runs as runs of their own."""
         return replace(self, one=self.one.first(steps), order=self.order[:, :steps])
 
     def picked(self, arrays: list[Host]) -> list[Host]:
         """Return the arrays of the networks that are checked: the first, one in the middle, the last."""
-        return [np.stack([np.asarray(array)[i] for i in (0, self.n // 2, self.n - 1)]) for array in arrays]
+        return [
+            np.stack([np.asarray(array)[i] for i in (0, self.networks // 2, self.networks - 1)]) for array in arrays
+        ]
 
     def by_reference(self) -> list[Host]:
         """Return what `picked` must be."""
         found = []
-        for i in (0, self.n // 2, self.n - 1):
+        for i in (0, self.networks // 2, self.networks - 1):
             single = replace(self.one, start=[array[i] for array in self.start], order=self.order[i])
             found.append(reference.train(single))
         return [np.stack(arrays) for arrays in zip(*found, strict=True)]
 
-    def ensemble(self, device: str) -> nnk.Ensemble:
-        """Return the networks at their start."""
-        many = nnk.Ensemble(dense(self.one.layers), n=self.n, device=device, dtype=self.dtype, rng=SEED)
-        many.parameters.update(dict(zip(many.parameters, self.start, strict=True)))
-        return many
 
-
-def copies(one: Problem, n: int, layers: tuple[Layer, ...], initializer: str | nnk.Initializer) -> Many:
-    """Draw the starts and the orders of n networks as nnkernels draws them."""
-    many = nnk.Ensemble(dense(layers, initializer), n=n, device="numpy", dtype=one.dtype, rng=SEED)
-    order = np.empty((n, one.steps, one.batch), np.int64)
+def copies(one: Problem, networks: int) -> Copies:
+    """Draw the starts and the orders of the networks as nnkernels draws them."""
+    many = nnk.Ensemble(dense(one.layers), n=networks, device="numpy", dtype=one.dtype, rng=SEED)
+    order = np.empty((networks, one.steps, one.batch), np.int64)
     many.device.kernels.draw_indices(one.seed, 0, 0, sampling=one.sampling, n_rows=len(one.x), out=order)
-    return Many(one, list(many.parameters.to_host().values()), order.astype(np.int32))
+    return Copies(one, list(many.parameters.to_host().values()), order.astype(np.int32))
