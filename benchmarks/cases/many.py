@@ -55,7 +55,7 @@ def _case(settings: Settings, workers: Workers, run: Many) -> Case:
     rows = {
         entry.name: row_of(settings, workers, run, entry, expected)
         for entry in _entries(settings)
-        if entry.kind == "own" or settings.peers is None or entry.library in settings.peers
+        if entry.kind != "peer" or settings.peers is None or entry.library in settings.peers
     }
     if settings.gpu:
         rows |= floors.rows(floors.of_many(run), run.networks)

@@ -52,7 +52,7 @@ def cases(settings: Settings, workers: Workers) -> Iterator[Case]:
         rows={
             entry.name: row_of(settings, workers, run, entry, expected)
             for entry in entries
-            if entry.kind == "own" or settings.peers is None or entry.library in settings.peers
+            if entry.kind != "peer" or settings.peers is None or entry.library in settings.peers
         },
         rounds=settings.rounds or (3 if settings.quick else 5),
     )

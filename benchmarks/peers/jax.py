@@ -88,7 +88,7 @@ def copies(many: Copies) -> Fresh:
 
     def start() -> Any:
         state = _start(replace(problem, start=many.start))
-        return state if len(state) == 1 else (*state[:-1], jnp.zeros(many.networksetworks, jnp.int32))
+        return state if len(state) == 1 else (*state[:-1], jnp.zeros(many.networks, jnp.int32))
 
     def whole(state: Any, x: Any, t: Any, order: Any) -> Any:
         return jax.lax.scan(lambda state, rows: (one(state, x[rows], t[rows]), None), state, order)[0]
