@@ -1,0 +1,243 @@
+"""Which mistakes are proved: the search at one point, held against the other points and against its own rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from nnkernels._data import Host
+from nnkernels._diagnosis.arrays import EPS32, EPS64, UNSUMMED, Target, layout
+from nnkernels._diagnosis.factors import Change, backprop, scales
+from nnkernels._diagnosis.point import Point, random_point
+from nnkernels._diagnosis.search import NEAR, Scales, Search, State
+
+ROUNDINGS = {EPS32: 128, EPS64: 4096}  #: how many roundings of each of its terms a gradient may be off
+ROWS_OF_RANDOM_POINTS = (5, 7, 11)
+LAYOUTS = ("straight", "transposed")
+
+Changes = tuple[Change, ...]
+
+
+class Measured(NamedTuple):
+    """The user's gradients at one point."""
+
+    point: Point
+    targets: list[Target]
+
+
+class Named(NamedTuple):
+    """What could be told.
+
+    Attributes
+    ----------
+    right : tuple of str
+        Gradients that are right.
+    explanations : list of list of tuple of Change
+        Explanations that give the user's numbers; those in one inner list are the same program. One inner list is a
+        proof, several are a tie.
+    unexplained : tuple of str
+        Gradients that no explanation gives.
+    rival : tuple of Change or None
+        An explanation that comes too near for a proof.
+    layout : str
+        "straight" or "transposed": how the user's weights lie.
+    eps : float
+        The precision at which the numbers were compared.
+    distance : float
+        The largest misfit of the explanation, in units of what rounding may do.
+    """
+
+    right: tuple[str, ...]
+    explanations: list[list[Changes]]
+    unexplained: tuple[str, ...]
+    rival: Changes | None
+    layout: str
+    eps: float
+    distance: float
+
+
+def name(points: Sequence[Measured], eps: float) -> Named:
+    """Name the mistakes in gradients that were measured at one or more points."""
+    own = max(eps, *(target.eps for measured in points for target in measured.targets))
+    conventions = _conventions(points[0].targets)
+    best: Named | None = None
+    for precision in sorted({own, EPS32}):
+        for convention in conventions:
+            named = _name(points, precision, convention)
+            if not named.explanations and not named.unexplained:
+                return named
+            if best is None or _rank(named) < _rank(best):
+                best = named
+        assert best is not None
+        if not best.unexplained:
+            break
+    assert best is not None
+    return best
+
+
+def _rank(named: Named) -> tuple[int, int]:
+    cost = min((len(changes) for group in named.explanations for changes in group), default=0)
+    return len(named.unexplained), cost
+
+
+def _conventions(targets: list[Target]) -> tuple[str, ...]:
+    """Return how weights may lie: as their shapes tell, or, where all are square, one way or the other."""
+    told = layout(targets)
+    return LAYOUTS if told is None else (told,)
+
+
+def _in_convention(targets: Iterable[Target], convention: str) -> list[Target]:
+    """Mark the layouts that would be mistakes: the other one, where the shape does not tell."""
+    marked = []
+    for target in targets:
+        views = target.views
+        if len({view.layout for view in views}) > 1:
+            other = next(name for name in LAYOUTS if name != convention)
+            views = tuple(v._replace(mistake="transposed") if v.layout == other else v for v in views)
+        marked.append(target._replace(views=views))
+    return marked
+
+
+def _name(points: Sequence[Measured], eps: float, convention: str) -> Named:
+    points = [Measured(m.point, _in_convention(m.targets, convention)) for m in points]
+    tolerances = [tolerance(m.point, eps) for m in points]
+    names = [target.parameter for target in points[0].targets]
+    right = _right(points, tolerances)
+    if len(right) == len(names):
+        return Named(tuple(names), [], (), None, convention, eps, 0.0)
+    first = next(i for i, m in enumerate(points) if len(_right([m], [tolerances[i]])) < len(names))
+    states = Search(points[first].point, points[first].targets, tolerances[first], eps).run()
+    states = [s for s in states if s.cost or s.rank[0]]
+    explained = [s for s in states if any(d <= 1 for d in s.distances.values())]
+    best = min((s.rank for s in explained), default=(len(names), 0))
+    exact = [s for s in explained if s.rank == best]
+    programs = _expand(points[first].point, exact)
+    for i, measured in enumerate(points):
+        if i != first:
+            done = {p for s in exact for p, d in s.distances.items() if d <= 1}
+            programs = [c for c in programs if _gives(measured, c, tolerances[i], eps, done)]
+    unexplained = tuple(p for p in names if not exact or exact[0].distances[p] > 1)
+    if not programs or not any(programs):
+        return Named(right, [], tuple(p for p in names if p not in right), None, convention, eps, np.inf)
+    groups = _group(points[first].point, names, programs)
+    distance = min((max(d for d in s.distances.values() if d <= 1) for s in exact), default=np.inf)
+    rival = _rival(states, exact, best, distance, eps) if len(points) == 1 else None
+    explained_right = tuple(p for p in names if p in right and p not in unexplained)
+    return Named(explained_right, groups, unexplained, rival, convention, eps, distance)
+
+
+def tolerance(point: Point, eps: float) -> dict[str, Host]:
+    """Return what rounding may do to each gradient, elementwise."""
+    return {name: eps * ROUNDINGS.get(eps, 128) * size + 1e-300 for name, size in point.noise().items()}
+
+
+def _right(points: Sequence[Measured], tolerances: Sequence[dict[str, Host]]) -> tuple[str, ...]:
+    """Return the parameters whose gradient is right at every point."""
+    right = {target.parameter for target in points[0].targets}
+    for measured, allowed in zip(points, tolerances, strict=True):
+        for kinked in (False, True):
+            gradients = backprop(measured.point, _kinks(measured.point) if kinked else ())
+            found = {t.parameter for t in measured.targets if _is(t, gradients[t.parameter], allowed[t.parameter])}
+            if not kinked:
+                here = found
+            else:
+                here |= found
+        right &= here
+    return tuple(target.parameter for target in points[0].targets if target.parameter in right)
+
+
+def _kinks(point: Point) -> Changes:
+    """Take the other side's slope at every kink."""
+    from nnkernels._diagnosis.factors import slopes
+
+    return tuple(Change("slope", layer, "kink") for layer in range(point.depth) if "kink" in slopes(point, layer))
+
+
+def _is(target: Target, gradient: Host, allowed: Host) -> bool:
+    return any((np.abs(v.array - gradient) <= allowed).all() for v in target.views if not v.mistake)
+
+
+def _gives(
+    measured: Measured, changes: Changes, allowed: dict[str, Host], eps: float, parameters: Iterable[str]
+) -> bool:
+    """Tell whether an explanation gives the user's numbers at another point, too."""
+    gradients = _without_layout(measured.point, changes)
+    for target in measured.targets:
+        if target.parameter in parameters:
+            gradient = gradients[target.parameter]
+            limit = np.maximum(allowed[target.parameter].max(), 256 * eps * np.abs(gradient).max())
+            if not any((np.abs(view.array - gradient) <= limit).all() for view in target.views):
+                return False
+    return True
+
+
+def _without_layout(point: Point, changes: Changes) -> dict[str, Host]:
+    return backprop(point, [c for c in changes if c.key not in ("transposed", UNSUMMED)])
+
+
+def _expand(point: Point, states: Iterable[State]) -> list[Changes]:
+    """Write out each explanation with every name that its scales have here: 2 is also the number of two rows."""
+    known, factors = Scales(point), scales(point)
+    programs = set()
+    for state in states:
+        rest = [c for c in state.changes if not c.site.endswith("scale")]
+        places = sorted({(c.site, c.layer) for c in state.changes if c.site.endswith("scale")})
+        options = []
+        for site, layer in places:
+            value = float(np.prod([factors[c.key] for c in state.changes if (c.site, c.layer) == (site, layer)]))
+            options.append([tuple(Change(site, layer, key) for key in keys) for keys in known.keys(value)])
+        for combination in product(*options):
+            programs.add(tuple(sorted([*rest, *(c for part in combination for c in part)])))
+    return sorted(programs, key=_preference)[:60]
+
+
+def _preference(changes: Changes) -> tuple[int, int, Changes]:
+    """Shared factors first: one mistake that all gradients inherit is likelier than the same one in each."""
+    return len(changes), sum(c.parameter is not None for c in changes), changes
+
+
+def _group(point: Point, names: Sequence[str], programs: Iterable[Changes]) -> list[list[Changes]]:
+    """Put together what is equal to rounding on three random networks."""
+    rng = np.random.default_rng(1)
+    others = [random_point(point, rng, rows) for rows in ROWS_OF_RANDOM_POINTS]
+    groups: list[tuple[Host | None, frozenset[str], list[Changes]]] = []
+    for changes in programs:
+        seen = _signature(others, names, changes)
+        marks = frozenset(f"{c.layer}{c.key}" for c in changes if c.key in ("transposed", UNSUMMED))
+        for known, known_marks, group in groups:
+            if seen is not None and known is not None and marks == known_marks:
+                if np.abs(seen - known).max() <= 1e-9:
+                    group.append(changes)
+                    break
+        else:
+            groups.append((seen, marks, [changes]))
+    return [group for _, _, group in groups]
+
+
+def _signature(points: Iterable[Point], names: Sequence[str], changes: Changes) -> Host | None:
+    """Return all gradients on random networks in one array, each relative to its largest element."""
+    parts = []
+    for point in points:
+        try:
+            gradients = _without_layout(point, changes)
+        except KeyError:  # a choice that only the user's own numbers have, such as a finite division
+            return None
+        right = backprop(point)
+        parts += [(gradients[name] / np.abs(right[name]).max()).ravel() for name in names]
+    return np.concatenate(parts)
+
+
+def _rival(
+    states: list[State], exact: list[State], best: tuple[int, int], distance: float, eps: float
+) -> Changes | None:
+    """Return an explanation with as few mistakes that does not give the user's numbers, and nearly does."""
+    near = NEAR * max(distance, 4 / ROUNDINGS.get(eps, 128))
+    for state in states:
+        misfits = [d for d in state.distances.values() if d <= NEAR]
+        unexplained = len(state.distances) - len(misfits)
+        if state.rank != best and (unexplained, state.cost) <= best and max(misfits, default=np.inf) <= near:
+            return state.changes
+    return None

@@ -1,0 +1,169 @@
+"""One forward pass in float64, and every array that a backward pass, right or wrong, is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnkernels._data import Host
+from nnkernels._layers import Dense
+from nnkernels._losses import BinaryCrossEntropy, CategoricalCrossEntropy, Loss
+from nnkernels.backends.numpy import kernels
+
+
+def activate(name: str, z: Host) -> tuple[Host, Host]:
+    """Return a = f(z) and its elementwise slope; for softmax the slope is the diagonal of its Jacobian, a (1 - a)."""
+    a, slope = np.empty_like(z), np.empty_like(z)
+    with np.errstate(all="ignore"):
+        if name == "softmax":
+            kernels.softmax_forward(z, out=a)
+            return a, a * (1 - a)
+        getattr(kernels, f"{name}_forward")(z, out=a, slope=slope)
+    return a, slope
+
+
+class Point:
+    """A network at one set of parameters and data.
+
+    Parameters
+    ----------
+    layers : sequence of Dense
+        The network.
+    parameters : mapping of str to ndarray
+        By name, float64.
+    x, t : ndarray
+        (batch, n_in) and (batch, n_out).
+    loss : Loss
+        The loss.
+    factors : ndarray
+        (batch,): each row's factor in the reduced loss.
+
+    Attributes
+    ----------
+    inputs : list of ndarray
+        Of each layer, and the output: layer l maps ``inputs[l]`` to ``inputs[l + 1]``.
+    z, slopes : list of ndarray
+        Of each layer, before its activation, and the activation's slope there.
+    p : ndarray
+        (batch, n_out): what the loss compares with the targets. Where the output are logits, their sigmoid or softmax.
+    squash : str
+        The function that makes p from the last z.
+    fused : bool
+        Whether loss and squash are differentiated together, as cross-entropies are: their common slope is p - t.
+    """
+
+    def __init__(
+        self, layers: Sequence[Dense], parameters: Mapping[str, Host], x: Host, t: Host, loss: Loss, factors: Host
+    ) -> None:
+        self.layers, self.parameters, self.x, self.t, self.loss, self.factors = layers, parameters, x, t, loss, factors
+        self.penalty = (0.0, 0.0)  # of the weights, L1 and L2, that the right gradients have beside the loss's
+        self.inputs, self.z, self.slopes = [x], list[Host](), list[Host]()
+        last = layers[-1].activation_name
+        self.fused = loss.from_z(last)
+        entropy = {BinaryCrossEntropy: "sigmoid", CategoricalCrossEntropy: "softmax"}
+        self.squash = entropy.get(type(loss), last) if self.fused else last
+        for number, layer in enumerate(layers):
+            z = self.inputs[-1] @ self.weight(number) + parameters.get(f"{number}.bias", 0.0)
+            a, slope = activate(layer.activation_name, z)
+            self.z.append(z)
+            self.inputs.append(a)
+            self.slopes.append(slope)
+        self.p, slope = activate(self.squash, self.z[-1])
+        self.slopes[-1] = slope
+        self.kernel = loss.kernel(last)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.x)
+
+    @property
+    def n_out(self) -> int:
+        """Number of outputs."""
+        return self.t.shape[1]
+
+    def weight(self, number: int) -> Host:
+        """Weight of a layer, (n_in, n_out)."""
+        return self.parameters[f"{number}.weight"]
+
+    def function(self, number: int) -> str:
+        """Name of the function that a layer's slope is of."""
+        return self.squash if number == self.depth - 1 else self.layers[number].activation_name
+
+    def loss_slope(self) -> Host:
+        """Slope of each row's loss: with respect to z where the two are fused, else to the output."""
+        argument = self.z[-1] if self.fused else self.inputs[-1]
+        out, ones = np.empty_like(argument), np.ones(self.rows)
+        with np.errstate(all="ignore"):
+            getattr(kernels, f"{self.kernel}_backward")(argument, self.t, ones, out=out, **self.loss.scalars)
+        return out
+
+    def penalty_slope(self, number: int) -> Host:
+        """Slope of the penalty of a weight."""
+        l1, l2 = self.penalty
+        slope: Host = l1 * np.sign(self.weight(number)) + l2 * self.weight(number)
+        return slope
+
+    def noise(self) -> dict[str, Host]:
+        """Magnitude of the terms of each gradient: an error of one rounding, wherever it was made, is eps times this.
+
+        A slope counts with the terms of ``a (1 - a)``, not with its own size: who computes it that way loses that much
+        where the unit is saturated, and is not wrong.
+        """
+        z_error: list[Host] = []
+        error = np.zeros_like(self.x)
+        for number in range(self.depth):
+            weight = np.abs(self.weight(number))
+            below = (np.abs(self.inputs[number]) + error) @ weight
+            z_error.append(below + np.abs(self.parameters.get(f"{number}.bias", 0.0)))
+            error = np.abs(self.inputs[number + 1]) + np.minimum(np.abs(self.slopes[number]), 2) * z_error[-1]
+        magnitudes: dict[str, Host] = {}
+        delta = self._loss_noise(z_error[-1]) * self.factors[:, None]
+        for number in reversed(range(self.depth)):
+            magnitudes[f"{number}.weight"] = (np.abs(self.inputs[number]) + 1e-300).T @ delta
+            magnitudes[f"{number}.bias"] = delta.sum(axis=0)
+            if number:
+                curved = self.function(number - 1) not in ("identity", "relu", "leaky_relu")
+                size = np.abs(self.slopes[number - 1]) + curved * (1 + z_error[number - 1])
+                delta = delta @ np.abs(self.weight(number)).T * size
+        return magnitudes
+
+    def _loss_noise(self, z_error: Host) -> Host:
+        """Magnitude of the terms of the output's delta."""
+        slope = np.abs(self.slopes[-1])
+        terms = np.abs(self.p) + np.abs(self.t) + slope * z_error
+        if self.fused:
+            return terms
+        size: Host = np.abs(self.loss_slope())
+        steep = 2 / self.n_out if self.kernel == "mean_squared_error" else 1.0
+        curved = self.function(self.depth - 1) not in ("identity", "relu", "leaky_relu")
+        return (size + steep * terms) * (slope + curved * (1 + z_error))
+
+
+def random_point(point: Point, rng: np.random.Generator, rows: int) -> Point:
+    """Return a point of the same layers and loss with other parameters, data and number of rows."""
+    parameters: dict[str, Any] = {}
+    for name, value in point.parameters.items():
+        spread = 1 / np.sqrt(value.shape[0]) if value.ndim == 2 else 0.5
+        parameters[name] = rng.normal(0, spread, value.shape)
+    x, t = rng.normal(size=(rows, point.x.shape[1])), random_targets(point, rng, rows)
+    share = 1 / rows if point.loss.reduction == "mean" else 1.0
+    return Point(point.layers, parameters, x, t, point.loss, np.full(rows, share))
+
+
+def random_targets(point: Point, rng: np.random.Generator, rows: int) -> Host:
+    """Return targets that the loss takes, (rows, n_out)."""
+    if point.kernel == "categorical_cross_entropy":
+        return np.eye(point.n_out)[rng.integers(0, point.n_out, rows)]
+    if point.kernel == "binary_cross_entropy":
+        return rng.integers(0, 2, (rows, point.n_out)).astype(float)
+    if point.kernel in ("poisson", "poisson_rate"):
+        return rng.poisson(2.0, (rows, point.n_out)).astype(float)
+    return rng.normal(size=(rows, point.n_out))
