@@ -51,22 +51,31 @@ def diagnose_arrays(point: Point, gradients: Mapping[str, Any], eps: float) -> R
 
 def diagnose_function(network: Sequential, point: Point, gradient: Gradient, x: Any, y: Any, eps: float, rng: Any) -> Report:
     """Name the mistakes in a function, from its values at several points."""
-    generator = np.random.default_rng(rng)
+    generator, rows = np.random.default_rng(rng), np.arange(point.rows)
     points = [Measured(point, read(point, _call(gradient, point, x, y), eps))]
-    rows_x, rows_y = np.asarray(x), np.asarray(y)
-    for number in range(MORE_POINTS):
-        parameters = {
-            key: value + generator.normal(0, 0.3 * (np.sqrt((value**2).mean()) + 0.1), value.shape)
-            for key, value in point.parameters.items()
-        }
-        rows = np.arange(point.rows)
-        if point.rows > 3 and number:  # another number of rows tells 2 from B = 2
-            rows = np.sort(generator.choice(point.rows, point.rows - number, replace=False))
-        share = point.factors[rows] * (point.rows / len(rows) if point.loss.reduction == "mean" else 1)
-        other = Point(point.layers, parameters, point.x[rows], point.t[rows], point.loss, share)
-        other.penalty = point.penalty
-        points.append(Measured(other, read(other, _call(gradient, other, rows_x[rows], rows_y[rows]), eps)))
-    return report(points, name(points, eps), functions=True)
+    points += [_elsewhere(point, gradient, x, y, eps, generator, rows) for _ in range(MORE_POINTS)]
+    named = name(points, eps)
+    if len(named.explanations) > 1 and np.ptp(point.factors) == 0:
+        # 2 or the number of rows? Other numbers of rows tell, some rows being taken twice
+        more = [np.append(rows, generator.integers(0, point.rows, count)) for count in (1, 2)]
+        points += [_elsewhere(point, gradient, x, y, eps, generator, taken) for taken in more]
+        again = name(points, eps)
+        named = again if again.explanations and not again.unexplained else named
+    return report(points, named, functions=True)
+
+
+def _elsewhere(
+    point: Point, gradient: Gradient, x: Any, y: Any, eps: float, rng: np.random.Generator, rows: Host
+) -> Measured:
+    """Evaluate a function at random parameters near the given ones, on some of the rows."""
+    parameters = {
+        key: value + rng.normal(0, 0.3 * (np.sqrt((value**2).mean()) + 0.1), value.shape)
+        for key, value in point.parameters.items()
+    }
+    share = point.factors[rows] * (point.rows / len(rows) if point.loss.reduction == "mean" else 1)
+    other = Point(point.layers, parameters, point.x[rows], point.t[rows], point.loss, share)
+    other.penalty = point.penalty
+    return Measured(other, read(other, _call(gradient, other, np.asarray(x)[rows], np.asarray(y)[rows]), eps))
 
 
 def _call(gradient: Gradient, point: Point, x: Any, y: Any) -> Mapping[str, Any]:
@@ -125,20 +134,26 @@ def explanation(measured: Measured, named: Named, group: list[Changes]) -> list[
     findings = []
     for number, change in enumerate(changes):
         said = words(point, change)
-        # another name for this change: the same program with only this one said differently
-        also = [
-            words(point, next(iter(set(other) - set(changes)))).message
-            for other in others
-            if len(other) == len(changes) and set(changes) - set(other) == {change}
-        ]
-        if number == 0 and others and not any(len(set(o) - set(changes)) == 1 for o in others):
-            also += ["; ".join(words(point, c).message for c in others[0])]
+        also = _also(point, change, changes, others)
+        if number == 0 and others and not any(len(set(other) - set(changes)) == 1 for other in others):
+            also += tuple(_named_words(point, c) for c in others[0])
         parameter = change.parameter or f"{change.layer}.weight"
         fix = said.right if change.site.partition(" ")[0] != "pass" or change.key != "updated_first" else (
             f"{said.right}   # before W{change.layer + 1} -= learning_rate * dW{change.layer + 1}"
         )
-        findings.append(Finding(said.code, parameter, said.message, evidence, fix, said.wrong, said.right, tuple(dict.fromkeys(also))))
+        findings.append(Finding(said.code, parameter, said.message, evidence, fix, said.wrong, said.right, also))
     return findings
+
+
+def _also(point: Point, change: Change, changes: Changes, others: list[Changes]) -> tuple[str, ...]:
+    """Return other names of a change: of the same program, with only this change said differently."""
+    swapped = [set(o) - set(changes) for o in others if len(o) == len(changes) and set(changes) - set(o) == {change}]
+    return tuple(dict.fromkeys(_named_words(point, next(iter(one))) for one in swapped))
+
+
+def _named_words(point: Point, change: Change) -> str:
+    said = words(point, change)
+    return f"{said.code}: {said.message}"
 
 
 def _merged(changes: Changes) -> Changes:

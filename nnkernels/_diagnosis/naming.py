@@ -194,9 +194,10 @@ def _expand(point: Point, states: Iterable[State]) -> list[Changes]:
     return sorted(programs, key=_preference)[:60]
 
 
-def _preference(changes: Changes) -> tuple[int, int, Changes]:
-    """Shared factors first: one mistake that all gradients inherit is likelier than the same one in each."""
-    return len(changes), sum(c.parameter is not None for c in changes), changes
+def _preference(changes: Changes) -> tuple[int, int, int, Changes]:
+    """Shared factors first, since one mistake is likelier than the same one in each gradient; the simplest name first."""
+    elsewhere = sum(change.site == "error" for change in changes)
+    return len(changes), sum(change.parameter is not None for change in changes), elsewhere, changes
 
 
 def _group(point: Point, names: Sequence[str], programs: Iterable[Changes]) -> list[list[Changes]]:

@@ -159,10 +159,11 @@ def random_point(point: Point, rng: np.random.Generator, rows: int) -> Point:
 
 
 def random_targets(point: Point, rng: np.random.Generator, rows: int) -> Host:
-    """Return targets that the loss takes, (rows, n_out)."""
-    if point.kernel == "categorical_cross_entropy":
+    """Return targets of the kind that the point has, (rows, n_out)."""
+    labels = np.isin(point.t, (0, 1)).all()
+    if labels and point.n_out > 1 and (point.t.sum(axis=1) == 1).all():
         return np.eye(point.n_out)[rng.integers(0, point.n_out, rows)]
-    if point.kernel == "binary_cross_entropy":
+    if labels or point.kernel == "binary_cross_entropy":
         return rng.integers(0, 2, (rows, point.n_out)).astype(float)
     if point.kernel in ("poisson", "poisson_rate"):
         return rng.poisson(2.0, (rows, point.n_out)).astype(float)

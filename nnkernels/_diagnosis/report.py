@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     wrong, right : str
         The formula that gives the user's numbers, and the right one.
     also : tuple of str
-        Other names for the same program: no network tells them apart.
+        Other names for the same program, "code: message": no network of these layers tells them apart.
     alternatives : tuple of tuple of Finding
         Where the code is "tied": explanations that differ, of which any may be true.
     """
@@ -167,5 +167,5 @@ class Report:
 
 def _paragraph(label: str, text: str) -> str:
     first = f"{label}: " if label else ""
-    lines = [line for part in (first + text).splitlines() for line in wrap(part, WIDTH - 3, break_long_words=False)]
+    lines = [line for part in (first + text).splitlines() for line in wrap(part, WIDTH - 3, break_long_words=False, break_on_hyphens=False)]
     return indent("\n".join(lines), "   ")

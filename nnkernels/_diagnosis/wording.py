@@ -276,6 +276,8 @@ def _scale(point: Point, key: str) -> tuple[str, str]:
 def times_scale(formula: str, key: str) -> str:
     """A formula with a scale before its right side."""
     name, _, value = formula.partition(" = ")
+    if key == "times_rows" and " / B" in value:
+        return f"{name} = {value.replace(' / B', '', 1)}"
     return f"{name} = {_SCALES[key][2]}{value}"
 
 
