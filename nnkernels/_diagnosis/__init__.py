@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nnkernels._diagnosis.report import Report
     from nnkernels._losses import Loss
     from nnkernels._network import Sequential
+    from nnkernels._training import History
 
 
 def check_gradients(
@@ -143,3 +144,104 @@ def diagnose(
         network, x, y, loss=loss, gradients=gradients, gradient=gradient, update=update, sample_weight=sample_weight,
         penalty=(l1, l2), rng=rng,
     )  # fmt: skip
+
+
+def health(
+    network: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    loss: str | Loss,
+    learning_rate: float | None = None,
+    history: History | None = None,
+    sample_weight: Any = None,
+) -> Report:
+    """Tell why a network whose derivatives are right does not learn.
+
+    Looks for saturated, dead and copied units, deltas that vanish or explode, a gradient of zero that is no minimum,
+    targets out of reach, unscaled data, a constant output, layers without an activation, and, where they are given,
+    for a learning rate beyond the curvature and a run that ended too early.
+
+    Parameters
+    ----------
+    network : Sequential
+        The network, with its current weights.
+    x, y, loss, sample_weight
+        As for `Sequential.fit`.
+    learning_rate : float or None
+        Of plain gradient descent, to be held against the curvature of the loss over these rows.
+    history : History or None
+        What `fit` returned.
+
+    Returns
+    -------
+    Report
+        Each of ``report.findings`` has numbers as evidence and a remedy as code.
+
+    Raises
+    ------
+    ShapeError, DataError, TypeError, ValueError
+        An argument is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, nnkernels as nnk
+    >>> x = np.linspace(0, 1000, 50)
+    >>> net = nnk.Sequential(nnk.Dense(1, 5, activation="sigmoid"), nnk.Dense(5, 1), device="cpu", rng=0)
+    >>> [finding.code for finding in nnk.health(net, x, np.sin(x), loss="mean_squared_error").findings]
+    ['unscaled_inputs', 'saturated', 'underflow']
+    """
+    from nnkernels._diagnosis.conditions import health as run
+
+    return run(network, x, y, loss, learning_rate, history, sample_weight)
+
+
+class HealthCheck(Callback):
+    """Look at the network's `health` at the log points of a run.
+
+    Parameters
+    ----------
+    x, y, loss
+        As for `health`; some hundred rows are enough.
+    every : int
+        Log points from one look to the next.
+
+    Attributes
+    ----------
+    reports : dict of int to Report
+        By step; the last is that of the run's end, which knows whether the loss was still falling.
+
+    Examples
+    --------
+    >>> import numpy as np, nnkernels as nnk
+    >>> x = np.linspace(-1, 1, 50)
+    >>> check = nnk.HealthCheck(x, x**2, loss="mean_squared_error", every=50)
+    >>> net = nnk.Sequential(nnk.Dense(1, 5, activation="tanh"), nnk.Dense(5, 1), device="cpu", rng=0)
+    >>> history = net.fit(x, x**2, loss="mean_squared_error", steps=1_000, callbacks=check)
+    >>> list(check.reports)
+    [500, 1000]
+    """
+
+    def __init__(self, x: Any, y: Any, *, loss: str | Loss, every: int = 10) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
+        self.x, self.y, self.loss, self.every = x, y, loss, every
+        self.reports: dict[int, Report] = {}
+        self._losses: list[float] = []
+
+    def on_train_begin(self, progress: Progress) -> None:
+        self.reports, self._losses = {}, []
+
+    def on_log(self, progress: Progress) -> None:
+        self._losses.append(progress.loss)
+        if len(self._losses) % self.every == 0:
+            self.reports[progress.step] = health(progress.network, self.x, self.y, loss=self.loss)
+
+    def on_train_end(self, progress: Progress) -> None:
+        import numpy as np
+
+        from nnkernels._diagnosis.conditions import too_few_steps
+
+        report = health(progress.network, self.x, self.y, loss=self.loss)
+        report.findings += too_few_steps(np.array(self._losses))
+        self.reports[progress.step] = report

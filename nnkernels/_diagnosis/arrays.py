@@ -97,11 +97,18 @@ def _target(point: Point, name: str, array: Host, eps: float, sampled: bool) -> 
         fits = f"{shape}, its transpose, flat, or one a row, {(point.rows, *shape)}"
         raise ShapeError(
             f'gradients["{name}"] has the shape {array.shape}, which fits {name} of shape {shape} in no orientation. '
-            f"It may be {fits}."
+            f"It may be {fits}.{_slip(point, kind, array)}"
         )
     if kind == "weight" and any(point.penalty):
         views = [view._replace(array=view.array - point.penalty_slope(int(layer))) for view in views]
     return Target(name, int(layer), kind, tuple(views), max(eps, own), integer)
+
+
+def _slip(point: Point, kind: str, array: Host) -> str:
+    """Tell of the commonest reason for a shape with rows in it."""
+    if kind == "weight" and point.rows > 1 and array.ndim == 2 and point.rows in array.shape:
+        return " An axis of rows is left in it: sum over it, and reshape y to (rows, 1), since (rows, 1) - (rows,) is (rows, rows)."
+    return ""
 
 
 def _weight_views(array: Host, shape: tuple[int, ...], rows: int, sampled: bool) -> list[View]:

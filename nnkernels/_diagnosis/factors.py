@@ -65,6 +65,8 @@ def errors(point: Point) -> dict[str, tuple[Host, Host | None]]:
         if point.kernel.startswith("poisson"):
             choices |= {"loss poisson_as_rate": (d / n, None)}
         choices |= {"prediction": (p, None), "target": (-t, None), "half_square": (0.5 * d * d, None)}
+        if n == 1 and point.rows > 1 and point.kernel in ("half_squared_error", "mean_squared_error"):
+            choices["broadcast"] = (right + (t - t.mean()) * (2 if point.kernel.startswith("mean") else 1), None)
         choices |= {"square": (d * d, None), "unsquashed": (z - t, (z - t) if point.fused else None)}
         if point.squash == "softmax":
             across = activate("softmax", z.T)[0].T

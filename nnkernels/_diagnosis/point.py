@@ -105,6 +105,20 @@ class Point:
             getattr(kernels, f"{self.kernel}_backward")(argument, self.t, ones, out=out, **self.loss.scalars)
         return out
 
+    def value(self) -> float:
+        """The reduced loss."""
+        total = np.zeros(())
+        with np.errstate(all="ignore"):
+            argument = self.z[-1] if self.fused else self.inputs[-1]
+            getattr(kernels, f"{self.kernel}_forward")(argument, self.t, self.factors, out=total, **self.loss.scalars)
+        return float(total)
+
+    def at(self, parameters: Mapping[str, Host]) -> Point:
+        """Return the point with other parameters."""
+        other = Point(self.layers, {**self.parameters, **parameters}, self.x, self.t, self.loss, self.factors)
+        other.penalty = self.penalty
+        return other
+
     def penalty_slope(self, number: int) -> Host:
         """Slope of the penalty of a weight."""
         l1, l2 = self.penalty

@@ -34,8 +34,7 @@ def diagnose_update(
 ) -> Report:
     """Name what is wrong in an update; without gradients, in the gradient it implies, too."""
     before, after, rate = _read(point, update)
-    here = Point(point.layers, point.parameters | before, point.x, point.t, point.loss, point.factors)
-    here.penalty = point.penalty
+    here = point.at(before)
     found = None if gradients is None else _with_rows(here, gradients, eps)
     right = found[0] if found else backprop(here)
     if found is None and any(here.penalty):

@@ -162,6 +162,11 @@ def _error(formulas: Formulas, key: str) -> Words:
         "target": ("prediction_missing", "The target stands alone; the prediction is missing from the error.", "-t"),
         "half_square": ("loss_not_slope", "The loss itself, (p - t)**2 / 2, stands for its slope.", "(p - t)**2 / 2"),
         "square": ("loss_not_slope", "The loss itself, (p - t)**2, stands for its slope.", "(p - t)**2"),
+        "broadcast": (
+            "broadcast",
+            "Each prediction is compared with the targets of all rows: (rows, 1) minus (rows,) is (rows, rows).",
+            "(p - t.mean())",
+        ),
         "unsquashed": (
             "output_activation_missing",
             f"The error is taken before the output's {formulas.point.squash}: z - t, not p - t.",
@@ -181,6 +186,9 @@ def _slope(formulas: Formulas, layer: int, key: str) -> Words:
     f, z, a, slope = point.function(layer), f"z{layer}", formulas.out(layer), formulas.slope(layer)
     da = f"(delta{layer + 1} @ W{layer + 1}.T)" if layer < formulas.top else formulas.error() + formulas.mean
     kind, _, rest = key.partition(" ")
+    if kind == "twice" and layer == formulas.top and point.fused and f == "sigmoid":
+        message = "The derivative of the output's sigmoid is applied again: in p - t it has cancelled against the loss's."
+        return Words("slope_twice", message, f"{right} * {slope}", right)
     where = f"layer {layer}'s {f}" + (" (the output's)" if layer == formulas.top else "")
     code, message, wrong = {
         "missing": ("slope_missing", f"The derivative of {where} is missing.", ""),
