@@ -148,7 +148,9 @@ def explanation(measured: Measured, named: Named, group: list[Changes]) -> list[
 def _also(point: Point, change: Change, changes: Changes, others: list[Changes]) -> tuple[str, ...]:
     """Return other names of a change: of the same program, with only this change said differently."""
     swapped = [set(o) - set(changes) for o in others if len(o) == len(changes) and set(changes) - set(o) == {change}]
-    return tuple(dict.fromkeys(_named_words(point, next(iter(one))) for one in swapped))
+    names = [_named_words(point, next(iter(one))) for one in swapped]
+    own = words(point, change).code
+    return tuple(dict.fromkeys(name for name in names if not name.startswith(f"{own}:")))
 
 
 def _named_words(point: Point, change: Change) -> str:
@@ -179,7 +181,8 @@ def _evidence(measured: Measured, changes: Changes, named: Named) -> str:
         size = float(np.abs(view).max()) or 1.0
         off = max(off, float(np.abs(view - wrong[target.parameter]).max()) / size)
         missed = max(missed, float(np.abs(view - right[target.parameter]).max()) / size)
-    return f"the wrong formula gives your numbers to {off:.1e} of the largest; the right one misses them by {missed:.1e}"
+    missing = f"{missed:.0%}" if missed > 0.01 else f"{missed:.1e}"
+    return f"the wrong formula gives your numbers to {off:.0e} of the largest; the right one misses them by {missing}"
 
 
 def _tied(measured: Measured, named: Named, functions: bool) -> Finding:

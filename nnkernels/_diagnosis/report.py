@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Group
 
-WIDTH = 92
+WIDTH = 79
 
 
 class Finding(NamedTuple):
