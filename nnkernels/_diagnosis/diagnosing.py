@@ -135,8 +135,8 @@ def explanation(measured: Measured, named: Named, group: list[Changes]) -> list[
     for number, change in enumerate(changes):
         said = words(point, change)
         also = _also(point, change, changes, others)
-        if number == 0 and others and not any(len(set(other) - set(changes)) == 1 for other in others):
-            also += tuple(_named_words(point, c) for c in others[0])
+        if number == 0 and others and not any(len(_keys(other) - _keys(changes)) == 1 for other in others):
+            also += tuple(_named_words(point, c) for c in others[0] if _key(c) not in _keys(changes))
         parameter = change.parameter or f"{change.layer}.weight"
         fix = said.right if change.site.partition(" ")[0] != "pass" or change.key != "updated_first" else (
             f"{said.right}   # before W{change.layer + 1} -= learning_rate * dW{change.layer + 1}"
@@ -147,10 +147,20 @@ def explanation(measured: Measured, named: Named, group: list[Changes]) -> list[
 
 def _also(point: Point, change: Change, changes: Changes, others: list[Changes]) -> tuple[str, ...]:
     """Return other names of a change: of the same program, with only this change said differently."""
-    swapped = [set(o) - set(changes) for o in others if len(o) == len(changes) and set(changes) - set(o) == {change}]
-    names = [_named_words(point, next(iter(one))) for one in swapped]
+    same_size = [other for other in others if len(other) == len(changes)]
+    swapped = [o for o in same_size if _keys(changes) - _keys(o) == {_key(change)}]
+    names = [_named_words(point, next(c for c in other if _key(c) not in _keys(changes))) for other in swapped]
     own = words(point, change).code
     return tuple(dict.fromkeys(name for name in names if not name.startswith(f"{own}:")))
+
+
+def _key(change: Change) -> tuple[str, int, str]:
+    """A change without its number."""
+    return change[:3]
+
+
+def _keys(changes: Changes) -> set[tuple[str, int, str]]:
+    return {_key(change) for change in changes}
 
 
 def _named_words(point: Point, change: Change) -> str:

@@ -64,7 +64,10 @@ def errors(point: Point) -> dict[str, tuple[Host, Host | None]]:
         choices |= {f"loss {name}": (slope, None) for name, slope in slopes.items() if name != point.kernel}
         if point.kernel.startswith("poisson"):
             choices |= {"loss poisson_as_rate": (d / n, None)}
-        choices |= {"prediction": (p, None), "target": (-t, None), "half_square": (0.5 * d * d, None)}
+        # without the target, or without the prediction, the rest of the loss's slope stays as it is
+        unit = {"mean_squared_error": 2 / n, "binary_cross_entropy": 1 / n}.get(point.kernel, 1.0)
+        choices |= {key: (unit * part, unit * part if point.fused else None) for key, part in (("prediction", p), ("target", -t))}
+        choices |= {"half_square": (0.5 * d * d, None)}
         if n == 1 and point.rows > 1 and point.kernel in ("half_squared_error", "mean_squared_error"):
             choices["broadcast"] = (right + (t - t.mean()) * (2 if point.kernel.startswith("mean") else 1), None)
         choices |= {"square": (d * d, None), "unsquashed": (z - t, (z - t) if point.fused else None)}

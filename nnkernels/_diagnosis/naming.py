@@ -109,9 +109,9 @@ def _name(points: Sequence[Measured], eps: float, convention: str) -> Named:
     if len(right) == len(names):
         return Named(tuple(names), [], (), None, convention, eps, 0.0)
     first = next(i for i, m in enumerate(points) if len(_right([m], [tolerances[i]])) < len(names))
-    states = Search(points[first].point, points[first].targets, tolerances[first], eps).run()
-    states = [s for s in states if s.cost or s.rank[0]]
-    explained = [s for s in states if any(d <= 1 for d in s.distances.values())]
+    targets = [_without_noise(t, tolerances[first][t.parameter]) for t in points[first].targets]
+    states = Search(points[first].point, targets, tolerances[first], eps).run()
+    explained = [s for s in states if not s.near and any(d <= 1 for d in s.distances.values())]
     best = min((s.rank for s in explained), default=(len(names), 0))
     exact = [s for s in explained if s.rank == best]
     programs = _expand(points[first].point, exact)
@@ -127,6 +127,13 @@ def _name(points: Sequence[Measured], eps: float, convention: str) -> Named:
     rival = _rival(states, exact, best, distance, eps) if len(points) == 1 else None
     explained_right = tuple(p for p in names if p in right and p not in unexplained)
     return Named(explained_right, groups, unexplained, rival, convention, eps, distance)
+
+
+def _without_noise(target: Target, allowed: Host) -> Target:
+    """Return a target as zeros if it is nothing but rounding."""
+    if target.size > float(allowed.max()):
+        return target
+    return target._replace(views=tuple(view._replace(array=np.zeros_like(view.array)) for view in target.views))
 
 
 def tolerance(point: Point, eps: float) -> dict[str, Host]:
@@ -227,7 +234,7 @@ def _signature(points: Iterable[Point], names: Sequence[str], changes: Changes) 
         except KeyError:  # a choice that only the user's own numbers have, such as a finite division
             return None
         right = backprop(point)
-        parts += [(gradients[name] / np.abs(right[name]).max()).ravel() for name in names]
+        parts += [(gradients[name] / np.maximum(np.abs(right[name]).max(), 1e-300)).ravel() for name in names]
     return np.concatenate(parts)
 
 
@@ -235,10 +242,8 @@ def _rival(
     states: list[State], exact: list[State], best: tuple[int, int], distance: float, eps: float
 ) -> Changes | None:
     """Return an explanation with as few mistakes that does not give the user's numbers, and nearly does."""
-    near = NEAR * max(distance, 4 / ROUNDINGS.get(eps, 128))
+    reach = NEAR * max(distance, 4 / ROUNDINGS.get(eps, 128))
     for state in states:
-        misfits = [d for d in state.distances.values() if d <= NEAR]
-        unexplained = len(state.distances) - len(misfits)
-        if state.rank != best and (unexplained, state.cost) <= best and max(misfits, default=np.inf) <= near:
+        if state.near and state.rank <= best and max(d for d in state.distances.values() if d < np.inf) <= reach:
             return state.changes
     return None

@@ -9,7 +9,7 @@ sum_b (x_b u)(delta_b v), which costs a multiplication a row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import combinations, product
+from itertools import combinations_with_replacement, product
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,9 @@ from nnkernels._diagnosis.point import Point
 
 BUDGET = 2  #: mistakes on the way to one gradient, since the last layer whose gradients are given
 NEAR = 1000.0  #: how much closer than any other an explanation must be
-KEPT = 300  #: partial explanations
+CLOSEST = 2e-3  #: relative to the largest element, beyond which nothing is near
+MOST_RATE = 1e4  #: of a learning rate
+KEPT = 200  #: partial explanations
 UNEXPLAINED = 100  #: costs more than any explanation
 PROBES = 4
 
@@ -53,7 +55,12 @@ class State(NamedTuple):
     @property
     def rank(self) -> tuple[int, int]:
         """Unexplained gradients count first, then mistakes."""
-        return sum(d > 1 for d in self.distances.values()), self.cost
+        return sum(d == np.inf for d in self.distances.values()), self.cost
+
+    @property
+    def near(self) -> bool:
+        """Whether a gradient only comes near the user's: no explanation, but maybe another one's rival."""
+        return any(1 < d < np.inf for d in self.distances.values())
 
 
 class Candidate(NamedTuple):
@@ -91,8 +98,8 @@ class Scales:
         self.names: dict[float, list[tuple[str, ...]]] = {1.0: [()]}
         for key, value in single.items():
             self._add(value, (key,))
-        for (first, a), (second, b) in combinations(single.items(), 2):
-            if {first, second} not in ({"twice", "half"}, {"by_rows", "times_rows"}, {"by_outputs", "times_outputs"}):
+        for (first, a), (second, b) in combinations_with_replacement(single.items(), 2):
+            if abs(a * b - 1) > 1e-12:
                 self._add(a * b, (first, second))
         self.values = np.array(list(self.names))
 
@@ -141,7 +148,15 @@ class Search:
 
     def run(self) -> list[State]:
         """Return complete explanations, the best first."""
-        states = [State((), 0, 0, Chain(), {})]
+        states = self._run(State((), 0, 0, Chain(), {}))
+        best = next((state for state in states if not state.near), None)
+        if best is not None and best.penalty is not None and best.rank[0]:
+            # gradients of a few elements cannot tell a penalty's strength; the others have
+            states = self._run(State((), 0, 0, Chain(), {}, penalty=best.penalty))
+        return states
+
+    def _run(self, start: State) -> list[State]:
+        states = [start]
         for layer in reversed(range(self.point.depth)):
             given = [target for target in self.targets if target.layer == layer]
             if not given and not any(target.layer < layer for target in self.targets):
@@ -159,8 +174,13 @@ class Search:
     def _best(states: list[State]) -> list[State]:
         """Return the states worth keeping, the best first; a worse one may yet be the only one that goes on."""
         states = sorted(states, key=lambda state: (state.rank, sum(state.distances.values())))
-        unexplained, cost = states[0].rank
-        return [s for s in states if s.rank[0] <= unexplained + 1 and s.rank[1] <= cost + BUDGET][:KEPT]
+        kept: list[State] = []
+        for near, most in ((False, KEPT), (True, KEPT // 4)):
+            some = [state for state in states if state.near == near]
+            if some:
+                unexplained, cost = some[0].rank
+                kept += [s for s in some if s.rank[0] <= unexplained + 1 and s.rank[1] <= cost + BUDGET][:most]
+        return kept
 
     # ---- one layer ---------------------------------------------------------------------------------------------------
 
@@ -193,20 +213,25 @@ class Search:
                 yield Candidate(changes, cost, da + rate * change, None, state._replace(rate=rate))
 
     def _rates(self, da: Host, change: Host, layer: int, given: list[Target]) -> list[float]:
-        target = max(given, key=lambda t: self.point.parameters[t.parameter].size)
-        base, slope = (
-            self._gradient(target, apply_slopes(self.point, layer, part, None, [""])[""]) for part in (da, change)
-        )
-        fitted = []
-        for view in target.views:
-            rate = _fit(view.array - base, slope)
-            if rate is not None and np.abs(view.array - base - rate * slope).max() <= self._allowed(target, base).max():
-                fitted.append(rate)
+        deltas = [apply_slopes(self.point, layer, part, None, [""])[""] for part in (da, change)]
+        fitted: list[float] = []
+        for target in given:
+            base, slope = (self._gradient(target, delta) for delta in deltas)
+            for view in target.views:
+                rate = _fit(view.array - base, slope) if view.array.any() else None
+                if rate is None or abs(rate) > MOST_RATE or any(abs(rate - known) <= 1e-6 * abs(known) for known in fitted):
+                    continue
+                if np.abs(view.array - base - rate * slope).max() <= self._allowed(target, base).max():
+                    fitted.append(rate)
         return fitted
 
-    def _gradient(self, target: Target, delta: Host) -> Host:
-        """The right gradient from a delta."""
-        return weight_gradient(self.point.inputs[target.layer], delta, self.rows[""]) if target.kind == "weight" else delta.sum(axis=0)
+    def _gradient(self, target: Target, delta: Host, input_key: str = "", rows: str = "") -> Host:
+        """Return the gradient of a target from its delta."""
+        share = None if rows == "averaged_first" else self.rows[rows]
+        if target.kind == "weight":
+            return weight_gradient(inputs(self.point, target.layer)[input_key], delta, share)
+        factor, then = bias_inputs(self.point, target.layer)[input_key]
+        return then((delta * (factor * self.rows[rows])[:, None]).sum(axis=0))
 
     def _unobserved(self, candidate: Candidate, layer: int, given: list[Target]) -> Iterator[State]:
         state, budget = candidate.state, BUDGET - candidate.state.pending - candidate.cost
@@ -253,11 +278,11 @@ class Search:
             priced = [pair for pair in priced if pair[0] <= budget]
             exact = [pair for pair in priced if pair[1].distance <= 1] or priced
             cheapest = min((cost for cost, _ in exact), default=0)
-            options = [(cost, hit) for cost, hit in exact if cost == cheapest][:4]
+            options: list[tuple[int, Hit | None]] = [(cost, hit) for cost, hit in exact if cost == cheapest][:4]
+            if untouched and not any(hit.distance <= 1 for _, hit in exact):
+                options.append((UNEXPLAINED, None))
             if not options:
-                if not untouched:
-                    return
-                options = [(UNEXPLAINED, None)]
+                return
             choices.append([(target, cost, hit) for cost, hit in options])
         chain_cost = candidate.cost + (slope not in FREE) + self.scales.cost(scale)
         base = state.changes + candidate.changes + _changes(("slope", slope), layer=layer)
@@ -338,8 +363,10 @@ class Search:
             ratio = (sums @ seen) / square
             misfit = np.abs(ratio[..., None] * sums - seen).max(axis=-1)
         size = float(np.sqrt((view.array**2).sum())) + float(self.tolerance[target.parameter].max())
-        reach = NEAR * self._relative(target, view.array) * 8 * size
-        close = np.isfinite(ratio) & (misfit <= reach)
+        reach = min(NEAR * self._relative(target, view.array), CLOSEST) * 8 * size
+        if not view.array.any():
+            reach = 8 * float(self.tolerance[target.parameter].max()) * np.sqrt(view.array.size)
+        close = (np.isfinite(ratio) & (misfit <= reach)) if view.array.any() else square <= reach**2
         return [(int(v), int(i), int(r)) for v, i, r in np.argwhere(close)[:500]]
 
     def _relative(self, target: Target, array: Host) -> float:
@@ -355,21 +382,22 @@ class Search:
 
     def _scaled(self, target: Target, view: View, delta: Host, slope: str, input_key: str, rows: str) -> Iterator[Hit]:
         """Yield the hits at each scale that comes near enough."""
-        share = None if rows == "averaged_first" else self.rows[rows]
-        if target.kind == "weight":
-            gradient = weight_gradient(inputs(self.point, target.layer)[input_key], delta, share)
-        else:
-            factor, then = bias_inputs(self.point, target.layer)[input_key]
-            gradient = then((delta * (factor * self.rows[rows])[:, None]).sum(axis=0))
+        gradient = self._gradient(target, delta, input_key, rows)
         top = float(np.abs(gradient).max())
-        if not top:
+        if top <= float(self.tolerance[target.parameter].max()):
+            if not view.array.any():
+                yield Hit(slope, input_key, rows, 1.0, view, 0.0)
             return
         for scale in self.scales.values:
             if abs(float(np.abs(view.array).max()) / (abs(scale) * top) - 1) > 0.1:
                 continue
             distance = self._distance(target, view.array, scale * gradient, right=slope in FREE and not input_key and not rows and scale == 1)
-            if distance <= NEAR:
+            if distance <= self._reach(target, view.array):
                 yield Hit(slope, input_key, rows, float(scale), view, distance)
+
+    def _reach(self, target: Target, array: Host) -> float:
+        """Return the distance up to which a gradient is near."""
+        return max(1.0, min(NEAR, CLOSEST / self._relative(target, array)))
 
     def _distance(self, target: Target, array: Host, gradient: Host, *, right: bool = False) -> float:
         """Return how far the user's array is from a gradient, in units of what rounding may do."""
@@ -378,42 +406,59 @@ class Search:
         return float((off / np.maximum(allowed, 1e-300)).max())
 
     def _afterwards(self, target: Target, deltas: dict[str, Host], candidate: Candidate, budget: int) -> list[Hit]:
-        """Return hits of a right gradient to which something happened afterwards."""
-        if candidate.cost > 1:
+        """Return hits of a gradient to which something happened after it was computed."""
+        if budget < 1:
             return []
         hits = []
         for view in target.views:
-            for slope in (key for key in FREE if key in deltas):
-                gradient = self._gradient(target, deltas[slope])
-                for change, result in self._ends(target, view, gradient, candidate, budget):
-                    distance = self._distance(target, view.array, result)
-                    if distance <= NEAR:
-                        hits.append(Hit(slope, "", "", 1.0, view, distance, (change,)))
+            if not view.array.any():
+                hits.append(Hit("", "", "", 1.0, view, 0.0, (Change(f"{target.kind} end", target.layer, "zero"),)))
+                continue
+            for slope, input_key, rows in self._variants(target, deltas, budget - 1):
+                gradient = self._gradient(target, deltas[slope], input_key, rows)
+                left = budget - 1 - (slope not in FREE) - (input_key != "") - (rows != "")
+                start = Hit(slope, input_key, rows, 1.0, view, np.inf)
+                hits += self._penalized(target, start, gradient, candidate.state.penalty, left)
+                if not start.cost("") and not candidate.cost:
+                    hits += self._rounded(target, start, gradient)
         return hits
 
-    def _ends(self, target: Target, view: View, gradient: Host, candidate: Candidate, budget: int) -> Iterator[tuple[Change, Host]]:
-        site, layer, array = f"{target.kind} end", target.layer, view.array
-        if budget < 1:
-            return
-        if not array.any():
-            yield Change(site, layer, "zero"), array
-            return
-        for key, direction in (
-            ("penalty", self.point.parameters[target.parameter]),
-            ("absolute_penalty", np.sign(self.point.parameters[target.parameter])),
-        ):
-            strength = _fit(array - gradient, direction)
-            if strength and abs(strength) > 1e-12:
-                yield Change(site, layer, key, strength), gradient + strength * direction
-        if candidate.cost:
-            return
+    def _variants(self, target: Target, deltas: dict[str, Host], budget: int) -> Iterator[tuple[str, str, str]]:
+        """Yield slope, input and rows with at most one of them changed."""
+        right = next(iter(key for key in FREE if key in deltas), "")
+        yield from ((slope, "", "") for slope in deltas if slope in FREE or budget)
+        if budget and right in deltas:
+            choices = inputs(self.point, target.layer) if target.kind == "weight" else bias_inputs(self.point, target.layer)
+            yield from ((right, key, "") for key in choices if key)
+            yield from ((right, "", key) for key in self.rows if key)
+
+    def _penalized(self, target: Target, start: Hit, gradient: Host, known: float | None, budget: int) -> Iterator[Hit]:
+        """Yield hits of scale * gradient + strength * parameter, both fitted, or the strength known."""
+        value, array = self.point.parameters[target.parameter], start.view.array
+        for key, direction in (("penalty", value), ("absolute_penalty", np.sign(value))):
+            given = known if key == "penalty" else None
+            scale, strength = _fit_two(array, gradient, direction) if given is None else (1.0, given)
+            if scale is None or strength is None or abs(strength) < 1e-12:
+                continue
+            scale = float(self.scales.values[np.argmin(np.abs(self.scales.values - scale))])
+            if self.scales.cost(scale) > budget:
+                continue
+            if given is None:  # again, now that the scale is known exactly
+                strength = _fit(array - scale * gradient, direction) or 0.0
+            distance = self._distance(target, array, scale * gradient + strength * direction)
+            if distance <= 1 and abs(strength) * np.abs(direction).max() > 8 * self._allowed(target, gradient).max():
+                end = Change(f"{target.kind} end", target.layer, key, float(strength))
+                yield start._replace(scale=scale, distance=distance, extra=(end,))
+
+    def _rounded(self, target: Target, start: Hit, gradient: Host) -> Iterator[Hit]:
+        """Yield the hit of a gradient cut off, or rounded to a few decimals."""
+        site, array = f"{target.kind} end", start.view.array
         if target.integer and (np.trunc(gradient) == array).all():
-            yield Change(site, layer, "truncated"), array
+            yield start._replace(distance=0.0, extra=(Change(site, target.layer, "truncated"),))
             return
         for digits in range(8):
-            rounded = np.round(gradient, digits)
-            if np.abs(rounded - array).max() <= 4 * self.eps * np.abs(array).max():
-                yield Change(site, layer, "rounded", digits), rounded
+            if np.abs(np.round(gradient, digits) - array).max() <= 4 * self.eps * np.abs(array).max():
+                yield start._replace(distance=0.0, extra=(Change(site, target.layer, "rounded", digits),))
                 return
 
 
@@ -432,3 +477,12 @@ def _fit(array: Host, direction: Host) -> float | None:
     if array.size < 3 or not square:
         return None
     return float((array * direction).sum()) / square
+
+
+def _fit_two(array: Host, first: Host, second: Host) -> tuple[float | None, float | None]:
+    """Return the multiples of two arrays whose sum is nearest to a third."""
+    if array.size < 4:
+        return None, None
+    columns = np.stack([first.ravel(), second.ravel()], axis=1)
+    (a, b), *_, singular = np.linalg.lstsq(columns, array.ravel(), rcond=None)
+    return (float(a), float(b)) if singular[-1] > 1e-6 * singular[0] else (None, None)

@@ -354,6 +354,6 @@ def _end(formulas: Formulas, change: Change, kind: str, right: str) -> Words:
         ),
         "rounded": ("rounded", f"The gradient of {change.parameter} is rounded to {value:g} decimals.", f"{name} = np.round({formula}, {value:g})"),
         "truncated": ("integer_dtype", f"The gradient of {change.parameter} is cut off to integers by its dtype.", f"{name} = ({formula}).astype(int)"),
-        "zero": ("zero", f"The gradient of {change.parameter} is zero everywhere: it was never computed, or reset.", f"{name} = 0"),
+        "zero": ("zero", f"The gradient of {change.parameter} is zero everywhere: it is not computed, reset, or a factor of it is 0.", f"{name} = 0"),
     }[change.key]
     return Words(code, message, wrong, right)
