@@ -198,7 +198,8 @@ def _expand(point: Point, states: Iterable[State]) -> list[Changes]:
             options.append([tuple(Change(site, layer, key) for key in keys) for keys in known.keys(value)])
         for combination in product(*options):
             programs.add(tuple(sorted([*rest, *(c for part in combination for c in part)])))
-    return sorted(programs, key=_preference)[:60]
+    simplest = [p for p in programs if not any(set(other) < set(p) for other in programs)]
+    return sorted(simplest, key=_preference)[:60]
 
 
 def _preference(changes: Changes) -> tuple[int, int, int, Changes]:

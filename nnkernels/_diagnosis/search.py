@@ -36,7 +36,7 @@ BUDGET = 2  #: mistakes on the way to one gradient, since the last layer whose g
 NEAR = 1000.0  #: how much closer than any other an explanation must be
 CLOSEST = 2e-3  #: relative to the largest element, beyond which nothing is near
 MOST_RATE = 1e4  #: of a learning rate
-KEPT = 200  #: partial explanations
+KEPT = 60  #: partial explanations
 UNEXPLAINED = 100  #: costs more than any explanation
 PROBES = 4
 
@@ -102,6 +102,7 @@ class Scales:
             if abs(a * b - 1) > 1e-12:
                 self._add(a * b, (first, second))
         self.values = np.array(list(self.names))
+        self._known: dict[float, list[tuple[str, ...]]] = {}
 
     def _add(self, value: float, keys: tuple[str, ...]) -> None:
         same = next((known for known in self.names if abs(known / value - 1) < 1e-12), value)
@@ -111,7 +112,9 @@ class Scales:
 
     def keys(self, value: float) -> list[tuple[str, ...]]:
         """Return the shortest products that give a value."""
-        return next((keys for known, keys in self.names.items() if abs(known / value - 1) < 1e-9), [])
+        if value not in self._known:
+            self._known[value] = next((keys for known, keys in self.names.items() if abs(known / value - 1) < 1e-9), [])
+        return self._known[value]
 
     def cost(self, value: float) -> int:
         """Return the number of factors in a value; more than any budget if there are none."""
@@ -141,10 +144,22 @@ class Search:
         rng = np.random.default_rng(0)
         self.probes = {t.parameter: self._probe(rng, t) for t in targets}
         self.top = point.depth - 1
+        self.inputs = [inputs(point, layer) for layer in range(point.depth)]
+        self.bounds = {t.parameter: self._bound(self._digits(t)) for t in targets}
 
     def _probe(self, rng: np.random.Generator, target: Target) -> tuple[Host, Host]:
         shape = self.point.parameters[target.parameter].shape
         return rng.normal(size=(shape[0], PROBES)), rng.normal(size=(shape[-1], PROBES))
+
+    def _digits(self, target: Target) -> float:
+        """Return how many digits of the user's numbers an explanation has to hit."""
+        array = target.views[0].array
+        return float(-np.log10(self._relative(target, array)) * array.size) if array.any() else 0.0
+
+    @staticmethod
+    def _bound(digits: float) -> int:
+        """Return how many mistakes so many digits can prove: each has some 300 choices, which one in 300 hits by chance."""
+        return int((digits - 1.5) / 2.5)
 
     def run(self) -> list[State]:
         """Return complete explanations, the best first."""
@@ -205,18 +220,19 @@ class Search:
         above = next(t for t in self.targets if t.parameter == f"{layer + 1}.weight")
         da = passes(self.point, layer, state.chain)[""]
         change = after_update(self.point, layer, state.chain, above.views[0].array)
-        rates = [state.rate] if state.rate is not None else self._rates(da, change, layer, given)
+        rates = [state.rate] if state.rate is not None else self._rates(da, change, layer, given, simple=state.cost == 0)
         for rate in rates:
             cost = int(state.rate is None)
             if rate and cost <= BUDGET - state.pending:
                 changes = (Change("pass", layer, "updated_first", rate),)
                 yield Candidate(changes, cost, da + rate * change, None, state._replace(rate=rate))
 
-    def _rates(self, da: Host, change: Host, layer: int, given: list[Target]) -> list[float]:
-        deltas = [apply_slopes(self.point, layer, part, None, [""])[""] for part in (da, change)]
+    def _rates(self, da: Host, change: Host, layer: int, given: list[Target], *, simple: bool) -> list[float]:
+        keys = None if simple else [""]
+        bases, slopes = (apply_slopes(self.point, layer, part, None, keys) for part in (da, change))
         fitted: list[float] = []
-        for target in given:
-            base, slope = (self._gradient(target, delta) for delta in deltas)
+        for target, key in product(given, bases):
+            base, slope = self._gradient(target, bases[key]), self._gradient(target, slopes[key])
             for view in target.views:
                 rate = _fit(view.array - base, slope) if view.array.any() else None
                 if rate is None or abs(rate) > MOST_RATE or any(abs(rate - known) <= 1e-6 * abs(known) for known in fitted):
@@ -229,7 +245,7 @@ class Search:
         """Return the gradient of a target from its delta."""
         share = None if rows == "averaged_first" else self.rows[rows]
         if target.kind == "weight":
-            return weight_gradient(inputs(self.point, target.layer)[input_key], delta, share)
+            return weight_gradient(self.inputs[target.layer][input_key], delta, share)
         factor, then = bias_inputs(self.point, target.layer)[input_key]
         return then((delta * (factor * self.rows[rows])[:, None]).sum(axis=0))
 
@@ -247,6 +263,10 @@ class Search:
     def _observed(self, candidate: Candidate, layer: int, given: list[Target]) -> Iterator[State]:
         state = candidate.state
         budget = BUDGET - state.pending - candidate.cost
+        budget = min(budget, self._bound(sum(self._digits(target) for target in given)) - candidate.cost)
+        shut = not any(view.array.any() for target in given for view in target.views)
+        if shut:  # gradients of zero say that something is 0, and not how it became so
+            budget = 0
         if budget < 0:
             return
         deltas = apply_slopes(self.point, layer, candidate.da, candidate.joint, None if budget else FREE)
@@ -275,7 +295,7 @@ class Search:
         untouched = candidate.cost == 0 and slope in FREE and scale == 1
         for target in given:
             priced = [(hit.cost(slope) + self.scales.cost(hit.scale / scale), hit) for hit in hits[target.parameter]]
-            priced = [pair for pair in priced if pair[0] <= budget]
+            priced = [pair for pair in priced if pair[0] <= min(budget, self.bounds[target.parameter]) or not pair[1].view.array.any()]
             exact = [pair for pair in priced if pair[1].distance <= 1] or priced
             cheapest = min((cost for cost, _ in exact), default=0)
             options: list[tuple[int, Hit | None]] = [(cost, hit) for cost, hit in exact if cost == cheapest][:4]
@@ -335,7 +355,7 @@ class Search:
         u, v = self.probes[target.parameter]
         shares = np.stack(list(self.rows.values()))
         if target.kind == "weight":
-            choices = inputs(self.point, target.layer)
+            choices = self.inputs[target.layer]
             keys = list(choices) if budget else [""]
             left = np.stack([choices[key] for key in keys]) @ u
             right = stack @ v
@@ -367,6 +387,9 @@ class Search:
         if not view.array.any():
             reach = 8 * float(self.tolerance[target.parameter].max()) * np.sqrt(view.array.size)
         close = (np.isfinite(ratio) & (misfit <= reach)) if view.array.any() else square <= reach**2
+        if close.any() and view.array.any():
+            off = np.abs(ratio[close][:, None] / self.scales.values - 1).min(axis=1)
+            close[close] = off <= 16 * min(NEAR * self._relative(target, view.array), CLOSEST)
         return [(int(v), int(i), int(r)) for v, i, r in np.argwhere(close)[:500]]
 
     def _relative(self, target: Target, array: Host) -> float:
@@ -407,13 +430,13 @@ class Search:
 
     def _afterwards(self, target: Target, deltas: dict[str, Host], candidate: Candidate, budget: int) -> list[Hit]:
         """Return hits of a gradient to which something happened after it was computed."""
-        if budget < 1:
-            return []
         hits = []
         for view in target.views:
             if not view.array.any():
                 hits.append(Hit("", "", "", 1.0, view, 0.0, (Change(f"{target.kind} end", target.layer, "zero"),)))
                 continue
+            if budget < 1:
+                return []
             for slope, input_key, rows in self._variants(target, deltas, budget - 1):
                 gradient = self._gradient(target, deltas[slope], input_key, rows)
                 left = budget - 1 - (slope not in FREE) - (input_key != "") - (rows != "")
@@ -428,7 +451,7 @@ class Search:
         right = next(iter(key for key in FREE if key in deltas), "")
         yield from ((slope, "", "") for slope in deltas if slope in FREE or budget)
         if budget and right in deltas:
-            choices = inputs(self.point, target.layer) if target.kind == "weight" else bias_inputs(self.point, target.layer)
+            choices = self.inputs[target.layer] if target.kind == "weight" else bias_inputs(self.point, target.layer)
             yield from ((right, key, "") for key in choices if key)
             yield from ((right, "", key) for key in self.rows if key)
 
