@@ -188,7 +188,7 @@ def _evidence(measured: Measured, changes: Changes, named: Named) -> str:
         if target.parameter in named.right or target.parameter in named.unexplained:
             continue
         view = min((v.array for v in target.views), key=lambda a: float(np.abs(a - wrong[target.parameter]).max()))
-        size = float(np.abs(view).max()) or 1.0
+        size = max(float(np.abs(view).max()), float(np.abs(right[target.parameter]).max())) or 1.0
         off = max(off, float(np.abs(view - wrong[target.parameter]).max()) / size)
         missed = max(missed, float(np.abs(view - right[target.parameter]).max()) / size)
     missing = f"{missed:.0%}" if missed > 0.01 else f"{missed:.1e}"

@@ -167,9 +167,8 @@ def passes(point: Point, layer: int, chain: Chain) -> dict[str, Host]:
     weight, delta, raw = point.weight(above), chain.delta[above], chain.da[above]
     wide = np.ones((1, n))
     choices = {"": delta @ weight.T, "raw": raw @ weight.T, "sum": delta.sum(axis=1, keepdims=True) * wide}
-    if weight.shape[1] == 1:
-        choices["raw_sum"] = raw * wide
-    elif weight.shape[0] == weight.shape[1]:
+    choices["raw_sum"] = raw.sum(axis=1, keepdims=True) * wide
+    if 1 < weight.shape[0] == weight.shape[1]:
         choices |= {"untransposed": delta @ weight, "unweighted": delta}
     for m in range(point.depth):
         other = point.weight(m)

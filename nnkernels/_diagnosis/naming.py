@@ -61,6 +61,11 @@ class Named(NamedTuple):
 
 def name(points: Sequence[Measured], eps: float) -> Named:
     """Name the mistakes in gradients that were measured at one or more points."""
+    with np.errstate(all="ignore"):  # choices that overflow here are not finite, and left out
+        return _best_of_conventions(points, eps)
+
+
+def _best_of_conventions(points: Sequence[Measured], eps: float) -> Named:
     own = max(eps, *(target.eps for measured in points for target in measured.targets))
     conventions = _conventions(points[0].targets)
     best: Named | None = None
@@ -137,8 +142,9 @@ def _without_noise(target: Target, allowed: Host) -> Target:
 
 
 def tolerance(point: Point, eps: float) -> dict[str, Host]:
-    """Return what rounding may do to each gradient, elementwise."""
-    return {name: eps * ROUNDINGS.get(eps, 128) * size + 1e-300 for name, size in point.noise().items()}
+    """Return what rounding may do to each gradient, elementwise: of its terms, and of its largest element."""
+    right, unit = backprop(point), eps * ROUNDINGS.get(eps, 128)
+    return {name: unit * np.maximum(size, np.abs(right[name]).max(initial=0)) + 1e-300 for name, size in point.noise().items() if name in right}
 
 
 def _right(points: Sequence[Measured], tolerances: Sequence[dict[str, Host]]) -> tuple[str, ...]:

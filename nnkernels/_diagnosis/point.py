@@ -131,17 +131,17 @@ class Point:
         A slope counts with the terms of ``a (1 - a)``, not with its own size: who computes it that way loses that much
         where the unit is saturated, and is not wrong.
         """
-        z_error: list[Host] = []
-        error = np.zeros_like(self.x)
+        z_error, errors = list[Host](), [np.zeros_like(self.x)]
         for number in range(self.depth):
-            weight = np.abs(self.weight(number))
-            below = (np.abs(self.inputs[number]) + error) @ weight
+            below = (np.abs(self.inputs[number]) + errors[-1]) @ np.abs(self.weight(number))
             z_error.append(below + np.abs(self.parameters.get(f"{number}.bias", 0.0)))
-            error = np.abs(self.inputs[number + 1]) + np.minimum(np.abs(self.slopes[number]), 2) * z_error[-1]
+            ones = 1.0 if self.function(number) in ("softplus", "elu") else 0.0  # log(1 + exp(z)), exp(z) - 1
+            size = np.abs(self.inputs[number + 1]) + ones
+            errors.append(size + np.minimum(np.abs(self.slopes[number]), 2) * z_error[-1])
         magnitudes: dict[str, Host] = {}
         delta = self._loss_noise(z_error[-1]) * self.factors[:, None]
         for number in reversed(range(self.depth)):
-            magnitudes[f"{number}.weight"] = (np.abs(self.inputs[number]) + 1e-300).T @ delta
+            magnitudes[f"{number}.weight"] = (np.abs(self.inputs[number]) + errors[number]).T @ delta
             magnitudes[f"{number}.bias"] = delta.sum(axis=0)
             if number:
                 curved = self.function(number - 1) not in ("identity", "relu", "leaky_relu")
@@ -153,6 +153,8 @@ class Point:
         """Magnitude of the terms of the output's delta."""
         slope = np.abs(self.slopes[-1])
         terms = np.abs(self.p) + np.abs(self.t) + slope * z_error
+        if self.squash == "softmax":
+            terms = terms + self.p * (self.p * z_error).sum(axis=1, keepdims=True)
         if self.fused:
             return terms
         size: Host = np.abs(self.loss_slope())

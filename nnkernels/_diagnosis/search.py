@@ -233,6 +233,8 @@ class Search:
         fitted: list[float] = []
         for target, key in product(given, bases):
             base, slope = self._gradient(target, bases[key]), self._gradient(target, slopes[key])
+            if (base * slope).sum() ** 2 >= (1 - 1e-6) * (base**2).sum() * (slope**2).sum():
+                continue  # in one direction: a rate would explain any factor
             for view in target.views:
                 rate = _fit(view.array - base, slope) if view.array.any() else None
                 if rate is None or abs(rate) > MOST_RATE or any(abs(rate - known) <= 1e-6 * abs(known) for known in fitted):

@@ -240,7 +240,7 @@ def _pass(formulas: Formulas, change: Change) -> Words:
         "raw_sum": (
             "weights_not_used",
             f"The raw error is sent back to layer {layer}, without W{above} and without layer {above}'s derivative.",
-            raw,
+            raw if formulas.point.layers[above].n_out == 1 else f"({raw}).sum(axis=1, keepdims=True)",
         ),
         "unweighted": (
             "weights_not_used",
