@@ -100,7 +100,9 @@ def run(*, device: str | Device | None = None, steps: int = STEPS) -> Result:
         Dense(1, HIDDEN, "sigmoid", bias=False), Dense(HIDDEN, 1, bias=False), device=device, dtype="float64"
     )
     network.parameters.update({"0.weight": weights[0][None], "1.weight": weights[1][:, None]})
-    reports = [_diagnose(network, derivatives, weights, x, y) for derivatives in (broken_derivatives, fixed_derivatives)]
+    reports = [
+        _diagnose(network, derivatives, weights, x, y) for derivatives in (broken_derivatives, fixed_derivatives)
+    ]
     outputs = []
     for derivatives in (broken_derivatives, fixed_derivatives):
         w1, w2 = train(derivatives, weights, steps)
@@ -149,7 +151,7 @@ def story(result: Result) -> str:
             "",
             paragraph(
                 "The sign alone would have sent the weights uphill, the derivative alone would have hidden behind a",
-                "slower, crooked descent. A check that says \"not close\" would not have told one from the other.",
+                'slower, crooked descent. A check that says "not close" would not have told one from the other.',
             ),
         ]
     )

@@ -55,7 +55,9 @@ def read(point: Point, gradients: Mapping[str, Any], eps: float) -> list[Target]
         A shape that fits the parameter in no orientation.
     """
     if not isinstance(gradients, Mapping):
-        raise TypeError(f'gradients must map parameter names to arrays, {{"0.weight": ...}}, not {type(gradients).__name__}')
+        raise TypeError(
+            f'gradients must map parameter names to arrays, {{"0.weight": ...}}, not {type(gradients).__name__}'
+        )
     if not gradients:
         raise ValueError(f"gradients is empty. Give at least one of {', '.join(point.parameters)}.")
     for name in gradients:

@@ -121,7 +121,9 @@ def saturated(point: Point) -> Iterator[Finding]:
         share = float((point.slopes[layer] < FLAT * top).mean())
         if share > 0.5:
             scale = edge / 2 / float(np.quantile(np.abs(point.z[layer]), 0.9))
-            cure = f"x = x * {scale:.2g}" if layer == 0 else f'net.parameters["{layer}.weight"] = {scale:.2g} * W{layer}'
+            cure = (
+                f"x = x * {scale:.2g}" if layer == 0 else f'net.parameters["{layer}.weight"] = {scale:.2g} * W{layer}'
+            )
             yield Finding(
                 "saturated",
                 f"layer {layer}",
@@ -134,7 +136,7 @@ def saturated(point: Point) -> Iterator[Finding]:
 def dead_relu(point: Point) -> Iterator[Finding]:
     """Units that are off for every row."""
     for layer in range(point.depth - 1):
-        off = (point.z[layer] <= 0).all(axis=0)
+        off: Host = np.asarray((point.z[layer] <= 0).all(axis=0))
         if point.function(layer) == "relu" and point.rows > 1 and off.mean() > 0.25:
             yield Finding(
                 "dead_relu",
@@ -148,7 +150,12 @@ def dead_relu(point: Point) -> Iterator[Finding]:
 def symmetric(point: Point) -> Iterator[Finding]:
     """Units that are copies: they get the same gradient, and stay copies."""
     for layer in range(point.depth - 1):
-        below = np.vstack([point.weight(layer), np.atleast_2d(point.parameters.get(f"{layer}.bias", 0) * np.ones(point.layers[layer].n_out))])
+        below = np.vstack(
+            [
+                point.weight(layer),
+                np.atleast_2d(point.parameters.get(f"{layer}.bias", 0) * np.ones(point.layers[layer].n_out)),
+            ]
+        )
         signature = np.vstack([below, point.weight(layer + 1).T]).T
         kinds = len(np.unique(signature, axis=0))
         if kinds < len(signature):
@@ -198,10 +205,22 @@ def flow_of_deltas(point: Point) -> Iterator[Finding]:
     evidence = "rms of delta by layer: " + ", ".join(f"{size:.2g}" for size in sizes)
     if ratio < 1e-4:
         remedy = 'activation="relu" or "tanh" in hidden layers, and inputs of unit variance'
-        yield Finding("vanishing", "layer 0", "The gradient vanishes on its way to the first layers, which hardly learn.", evidence, remedy)
+        yield Finding(
+            "vanishing",
+            "layer 0",
+            "The gradient vanishes on its way to the first layers, which hardly learn.",
+            evidence,
+            remedy,
+        )
     elif ratio > 1e3:
         remedy = 'nnk.Adam(clip_norm=1.0), and weight_initializer="glorot_uniform"'
-        yield Finding("exploding", "layer 0", "The gradient grows on its way to the first layers, whose steps overshoot.", evidence, remedy)
+        yield Finding(
+            "exploding",
+            "layer 0",
+            "The gradient grows on its way to the first layers, whose steps overshoot.",
+            evidence,
+            remedy,
+        )
 
 
 def underflow(point: Point, dtype: str) -> Iterator[Finding]:
@@ -220,14 +239,19 @@ def underflow(point: Point, dtype: str) -> Iterator[Finding]:
                 f"layer {layer}",
                 f"In {dtype}, {formula} is exactly 0 for some activations of layer {layer}, where the slope is only tiny.",
                 f"{lost.mean():.0%} of the slopes; the true ones go down to {point.slopes[layer][lost].min():.2g}",
-                "e = np.exp(-abs(z)); slope = e / (1 + e)**2" if name == "sigmoid" else "e = np.exp(-2 * abs(z)); slope = 4 * e / (1 + e)**2",
+                "e = np.exp(-abs(z)); slope = e / (1 + e)**2"
+                if name == "sigmoid"
+                else "e = np.exp(-2 * abs(z)); slope = 4 * e / (1 + e)**2",
             )
 
 
 def critical_point(point: Point, gradients: dict[str, Host]) -> Iterator[Finding]:
     """A gradient of zero where the loss falls nearby all the same."""
-    noise = point.noise()
-    if any((np.abs(gradient) > 1e-14 * noise[name].max()).any() for name, gradient in gradients.items()):
+    terms: dict[str, float] = {}
+    for layer, delta in enumerate(deltas(point)):
+        terms[f"{layer}.weight"] = float((np.abs(point.inputs[layer]).T @ np.abs(delta)).max())
+        terms[f"{layer}.bias"] = float(np.abs(delta).sum(axis=0).max())
+    if any((np.abs(gradient) > 1e-14 * terms[name]).any() for name, gradient in gradients.items()):
         return
     rng, here = np.random.default_rng(0), point.value()
     lowest, where = here, 0.0
@@ -245,7 +269,7 @@ def critical_point(point: Point, gradients: dict[str, Host]) -> Iterator[Finding
             "The gradient is zero, and this is no minimum: gradient descent stands still where it should not.",
             f"loss {here:.6g} here and {lowest:.6g} nearby; the gradient is {'exactly zero' if exact else 'zero to rounding'}; "
             f"the loss falls from steps of {where:g} on",
-            'net = nnk.Sequential(*net.layers, rng=1)   # random weights; batches of few rows leave such points, too',
+            "net = nnk.Sequential(*net.layers, rng=1)   # random weights; batches of few rows leave such points, too",
         )
 
 
@@ -255,11 +279,11 @@ def critical_point(point: Point, gradients: dict[str, Host]) -> Iterator[Finding
 def largest_stable_rate(point: Point, iterations: int = 20) -> float:
     """Return 2 / the largest curvature, by power iteration on differences of gradients."""
     rng = np.random.default_rng(0)
-    vector = {name: rng.normal(size=value.shape) for name, value in point.parameters.items()}
+    vector: dict[str, Host] = {name: rng.normal(size=value.shape) for name, value in point.parameters.items()}
     size = 1 + max(float(np.abs(value).max()) for value in point.parameters.values())
     curvature = 0.0
     for _ in range(iterations):
-        norm = np.sqrt(sum(float((part**2).sum()) for part in vector.values()))
+        norm = _norm(vector)
         if not norm or not np.isfinite(norm):
             return np.inf
         vector = {name: part / norm for name, part in vector.items()}
@@ -269,8 +293,12 @@ def largest_stable_rate(point: Point, iterations: int = 20) -> float:
             for sign in (1, -1)
         )
         vector = {name: (up[name] - down[name]) / (2 * step) for name in up}
-        curvature = float(np.sqrt(sum((part**2).sum() for part in vector.values())))
+        curvature = _norm(vector)
     return 2 / curvature if curvature else np.inf
+
+
+def _norm(parts: dict[str, Host]) -> float:
+    return float(np.sqrt(sum(float((part**2).sum()) for part in parts.values())))
 
 
 def rate(learning_rate: float | None, stable: float) -> Iterator[Finding]:
@@ -279,7 +307,9 @@ def rate(learning_rate: float | None, stable: float) -> Iterator[Finding]:
         return
     evidence = f"yours {learning_rate:g}; stable up to 2 / the largest curvature = {stable:.2g}"
     if learning_rate > stable:
-        message = "The learning rate is too large: steps overshoot the valley they are in, and the loss grows or oscillates."
+        message = (
+            "The learning rate is too large: steps overshoot the valley they are in, and the loss grows or oscillates."
+        )
         yield Finding("rate_too_large", None, message, evidence, f"optimizer=nnk.SGD({stable / 4:.1g})")
     elif learning_rate < stable / 1000:
         message = "The learning rate is far below what the curvature bears: it takes a thousand times the steps."

@@ -49,7 +49,9 @@ def diagnose_arrays(point: Point, gradients: Mapping[str, Any], eps: float) -> R
     return report([measured], name([measured], eps), functions=False)
 
 
-def diagnose_function(network: Sequential, point: Point, gradient: Gradient, x: Any, y: Any, eps: float, rng: Any) -> Report:
+def diagnose_function(
+    network: Sequential, point: Point, gradient: Gradient, x: Any, y: Any, eps: float, rng: Any
+) -> Report:
     """Name the mistakes in a function, from its values at several points."""
     generator, rows = np.random.default_rng(rng), np.arange(point.rows)
     points = [Measured(point, read(point, _call(gradient, point, x, y), eps))]
@@ -101,8 +103,8 @@ def report(points: list[Measured], named: Named, *, functions: bool) -> Report:
     title = f"gradients of {chain(point.layers)}, {type(point.loss).__name__}"
     by_name = {target.parameter: target for target in targets}
     findings, notes = list[Finding](), list[str]()
-    status = {parameter: "not given" for parameter in point.parameters}
-    status |= {parameter: "right" for parameter in by_name}
+    status = dict.fromkeys(point.parameters, "not given")
+    status |= dict.fromkeys(by_name, "right")
     proved = len(named.explanations) == 1 and named.rival is None
     if proved:
         findings += explanation(points[0], named, named.explanations[0])
@@ -138,8 +140,10 @@ def explanation(measured: Measured, named: Named, group: list[Changes]) -> list[
         if number == 0 and others and not any(len(_keys(other) - _keys(changes)) == 1 for other in others):
             also += tuple(_named_words(point, c) for c in others[0] if _key(c) not in _keys(changes))
         parameter = change.parameter or f"{change.layer}.weight"
-        fix = said.right if change.site.partition(" ")[0] != "pass" or change.key != "updated_first" else (
-            f"{said.right}   # before W{change.layer + 1} -= learning_rate * dW{change.layer + 1}"
+        fix = (
+            said.right
+            if change.site.partition(" ")[0] != "pass" or change.key != "updated_first"
+            else (f"{said.right}   # before W{change.layer + 1} -= learning_rate * dW{change.layer + 1}")
         )
         findings.append(Finding(said.code, parameter, said.message, evidence, fix, said.wrong, said.right, also))
     return findings
@@ -200,9 +204,13 @@ def _tied(measured: Measured, named: Named, functions: bool) -> Finding:
     if named.rival is not None:
         alternatives.append(tuple(explanation(measured, named, [named.rival])) if named.rival else ())
     several = [some or (_nothing(),) for some in alternatives]
-    remedy = "These points do not tell them apart; compare each with your code." if functions else (
-        "Give more to tell them apart: another number of rows, other random parameters, or the function itself, "
-        "diagnose(..., gradient=your_function), which is then evaluated at several points."
+    remedy = (
+        "These points do not tell them apart; compare each with your code."
+        if functions
+        else (
+            "Give more to tell them apart: another number of rows, other random parameters, or the function itself, "
+            "diagnose(..., gradient=your_function), which is then evaluated at several points."
+        )
     )
     wrong = [t.parameter for t in measured.targets if t.parameter not in named.right]
     return Finding(
@@ -289,7 +297,6 @@ class _Pictures:
 def precision(network: Sequential) -> float:
     """Return the relative precision of a network's numbers."""
     return EPS32 if network.dtype == "float32" else EPS64
-
 
 
 def diagnose(

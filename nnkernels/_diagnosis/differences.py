@@ -40,15 +40,14 @@ class Packed:
     """Parameters as one flat float64 vector, and back into what the user gave."""
 
     def __init__(self, parameters: Any) -> None:
+        self._keys = list(parameters) if isinstance(parameters, Mapping) else []
+        self._kind: type = dict if isinstance(parameters, Mapping) else type(parameters)
         if isinstance(parameters, Mapping):
-            self.names = [str(name) for name in parameters]
-            values, self._build = list(parameters.values()), lambda arrays: dict(zip(parameters, arrays, strict=True))
+            self.names, values = [str(key) for key in self._keys], list(parameters.values())
         elif isinstance(parameters, (list, tuple)) and not all(isinstance(v, (int, float)) for v in parameters):
-            kind = type(parameters)
-            self.names = [f"parameters[{i}]" for i in range(len(parameters))]
-            values, self._build = list(parameters), lambda arrays: list(arrays) if kind is list else tuple(arrays)
+            self.names, values = [f"parameters[{i}]" for i in range(len(parameters))], list(parameters)
         else:
-            self.names, values, self._build = ["parameters"], [parameters], lambda arrays: arrays[0]
+            self.names, values, self._kind = ["parameters"], [parameters], np.ndarray
         arrays = [to_numpy(v, name) for v, name in zip(values, self.names, strict=True)]
         for array, name in zip(arrays, self.names, strict=True):
             if array.dtype.kind not in "fiub":
@@ -66,7 +65,9 @@ class Packed:
     def unpack(self, flat: Host) -> Any:
         """Return fresh arrays in the user's structure."""
         parts = [flat[s].reshape(shape).copy() for s, shape in zip(self.slices, self.shapes, strict=True)]
-        return self._build(parts)
+        if self._kind is dict:
+            return dict(zip(self._keys, parts, strict=True))
+        return parts[0] if self._kind is np.ndarray else self._kind(parts)
 
     def repack(self, value: Any) -> tuple[Host, float]:
         """Return a gradient in the user's structure as a flat vector, and its precision."""
@@ -144,7 +145,9 @@ class Checked:
         return self.packed.repack(value)
 
     def _unchanged(self, which: str, given: Any, flat: Host) -> None:
-        parts = list(given.values()) if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+        parts = (
+            list(given.values()) if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+        )
         now = np.concatenate([np.asarray(part).ravel() for part in parts])
         if now.shape != flat.shape or not (now == flat).all():
             message = f"The {which} changes the parameters it is given, so that every later call sees others."
@@ -176,7 +179,13 @@ def check(function: Any, gradient: Any, parameters: Any, rng: Any) -> Report:
 def _integers(packed: Packed) -> Finding:
     names = ", ".join(packed.integers)
     message = f"{names} has an integer dtype: every step of a training, and of a check, is cut off to whole numbers."
-    return Finding("integer_parameters", packed.integers[0], message, "its dtype holds no fractions", f"{packed.integers[0]} = {packed.integers[0]}.astype(float)")
+    return Finding(
+        "integer_parameters",
+        packed.integers[0],
+        message,
+        "its dtype holds no fractions",
+        f"{packed.integers[0]} = {packed.integers[0]}.astype(float)",
+    )
 
 
 def _preconditions(checked: Checked, packed: Packed, rng: np.random.Generator) -> tuple[Host, float]:
@@ -185,7 +194,15 @@ def _preconditions(checked: Checked, packed: Packed, rng: np.random.Generator) -
     there = here + rng.normal(size=here.shape) * 0.1 * (1 + np.abs(here))
     value, again = checked.loss(here), checked.loss(here)
     if not np.isfinite(value):
-        raise Misuse(Finding("not_finite", None, "The loss is not finite here.", f"it is {value}", "Check at other parameters, or look for log(0) and overflowing exp."))
+        raise Misuse(
+            Finding(
+                "not_finite",
+                None,
+                "The loss is not finite here.",
+                f"it is {value}",
+                "Check at other parameters, or look for log(0) and overflowing exp.",
+            )
+        )
     if value != again:
         raise Misuse(_random("The function", value, again))
     slope, eps = checked.slope(here)
@@ -193,7 +210,15 @@ def _preconditions(checked: Checked, packed: Packed, rng: np.random.Generator) -
     if not np.isfinite(slope).all():
         place = packed.names[next(i for i, s in enumerate(packed.slices) if not np.isfinite(slope[s]).all())]
         count = int((~np.isfinite(slope)).sum())
-        raise Misuse(Finding("not_finite", place, f"The gradient of {place} is not finite.", f"{count} of {slope.size} elements", "Look for a division by 0, log(0) or an overflowing exp."))
+        raise Misuse(
+            Finding(
+                "not_finite",
+                place,
+                f"The gradient of {place} is not finite.",
+                f"{count} of {slope.size} elements",
+                "Look for a division by 0, log(0) or an overflowing exp.",
+            )
+        )
     if not (slope == twice).all():
         raise Misuse(_random("The gradient", float(np.abs(slope).max()), float(np.abs(twice - slope).max())))
     moved = checked.loss(there)
@@ -201,9 +226,13 @@ def _preconditions(checked: Checked, packed: Packed, rng: np.random.Generator) -
     if checked.loss(here) != value:
         raise Misuse(_cached("function", "the same parameters give another loss after a call with others"))
     if not np.allclose(late, slope, rtol=1e-12, atol=0):
-        raise Misuse(_cached("gradient", "it changes when the function has been called with other parameters in between"))
+        raise Misuse(
+            _cached("gradient", "it changes when the function has been called with other parameters in between")
+        )
     if moved == value and slope.any() and checked.loss(2 * here - there) == value:
-        raise Misuse(_cached("function", "other parameters give the same loss, bit for bit, and the gradient is not zero"))
+        raise Misuse(
+            _cached("function", "other parameters give the same loss, bit for bit, and the gradient is not zero")
+        )
     return slope, max(eps, EPS32 if checked.single else EPS64)
 
 
@@ -238,11 +267,13 @@ def derivative(checked: Checked, here: Host, direction: Host, noise: float, *, c
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("error")
                 value = checked.loss(here + 1e-30j * direction)
-        except (Misuse, Exception):  # noqa: BLE001 - whatever a function does with complex numbers, it is not for them
+        except (Misuse, Exception):
             return by_difference
         exact = float(np.imag(value)) / 1e-30
         # abs, maximum of complex numbers, .real: a complex step may be wrong, and then the difference tells
-        if np.iscomplexobj(value) and abs(exact - by_difference.value) <= SAFETY * by_difference.error + 1e-9 * abs(exact):
+        if np.iscomplexobj(value) and abs(exact - by_difference.value) <= SAFETY * by_difference.error + 1e-9 * abs(
+            exact
+        ):
             return Derivative(exact, 1e-13 * abs(exact), by_difference.kink)
     return by_difference
 
@@ -350,18 +381,25 @@ def _elements(part: slice, rng: np.random.Generator) -> Iterator[int]:
 def _verdict(found: Derivative, mine: float, allowed: float) -> str:
     """Tell whether a derivative agrees; never a difference that the measurement itself may have made."""
     off = abs(mine - found.value)
+    if found.kink is not None:
+        low, high = sorted(found.kink)
+        within = low - SAFETY * found.error - allowed <= mine <= high + SAFETY * found.error + allowed
+        return "cannot be told: kink" if within else "differs"
     if off <= SAFETY * found.error + allowed:
         blind = found.error > 0.1 * max(abs(mine), abs(found.value)) and abs(mine) > SAFETY * found.error
         return "cannot be told: noise" if blind else "agrees"
-    if found.kink is not None:
-        return "cannot be told: kink"
     if found.error > 0.02 * abs(found.value) and off <= 50 * found.error:
         return "cannot be told: kink or noise within the step"
     return "differs"
 
 
 def _differs(
-    packed: Packed, name: str, part: slice, wrong: list[int], judged: dict[int, tuple[str, Derivative, float]], checked: int
+    packed: Packed,
+    name: str,
+    part: slice,
+    wrong: list[int],
+    judged: dict[int, tuple[str, Derivative, float]],
+    checked: int,
 ) -> Finding:
     worst = max(wrong, key=lambda i: abs(judged[i][2] - judged[i][1].value))
     _, found, mine = judged[worst]

@@ -66,7 +66,10 @@ def errors(point: Point) -> dict[str, tuple[Host, Host | None]]:
             choices |= {"loss poisson_as_rate": (d / n, None)}
         # without the target, or without the prediction, the rest of the loss's slope stays as it is
         unit = {"mean_squared_error": 2 / n, "binary_cross_entropy": 1 / n}.get(point.kernel, 1.0)
-        choices |= {key: (unit * part, unit * part if point.fused else None) for key, part in (("prediction", p), ("target", -t))}
+        choices |= {
+            key: (unit * part, unit * part if point.fused else None)
+            for key, part in (("prediction", p), ("target", -t))
+        }
         choices |= {"half_square": (0.5 * d * d, None)}
         if n == 1 and point.rows > 1 and point.kernel in ("half_squared_error", "mean_squared_error"):
             choices["broadcast"] = (right + (t - t.mean()) * (2 if point.kernel.startswith("mean") else 1), None)
@@ -100,9 +103,17 @@ def slopes(point: Point, layer: int) -> dict[str, Host]:
         factors["kink"] = np.where(np.abs(z) < 1e-12, 1.0, right)
     with np.errstate(all="ignore"):
         factors |= {"twice": right * right, "divided": 1 / right, "of_activation": activate(f, a)[1]}
-        others = ("sigmoid", "tanh") if (z > 0).all() or (z <= 0).all() or layer == point.depth - 1 else ("sigmoid", "tanh", "relu")
+        others = (
+            ("sigmoid", "tanh")
+            if (z > 0).all() or (z <= 0).all() or layer == point.depth - 1
+            else ("sigmoid", "tanh", "relu")
+        )
         factors |= {f"of_function {g}": activate(g, z)[1] for g in others if g != f}
-        formulas = {"sigmoid": lambda v: v * (1 - v), "tanh": lambda v: 1 - v * v, "relu": lambda v: (v > 0) * 1.0}
+        formulas: dict[str, Callable[[Host], Host]] = {
+            "sigmoid": lambda v: v * (1 - v),
+            "tanh": lambda v: 1 - v * v,
+            "relu": lambda v: (v > 0) * 1.0,
+        }
         factors |= {f"formula {g} of a": formula(a) for g, formula in formulas.items() if g not in (f, "relu")}
         if f in ("sigmoid", "tanh", "softmax"):
             factors |= {f"formula {f} of z": formulas["tanh" if f == "tanh" else "sigmoid"](z)}
@@ -123,7 +134,8 @@ def softmax_slopes(point: Point) -> dict[str, Callable[[Host], Host]]:
     p = point.p
 
     def jacobian(da: Host) -> Host:
-        return p * (da - (da * p).sum(axis=-1, keepdims=True))
+        back: Host = p * (da - (da * p).sum(axis=-1, keepdims=True))
+        return back
 
     def times(factor: Host) -> Callable[[Host], Host]:
         return lambda da: da * factor
@@ -134,7 +146,9 @@ def softmax_slopes(point: Point) -> dict[str, Callable[[Host], Host]]:
     return choices | {key: times(factor) for key, factor in slopes(point, point.depth - 1).items() if key in others}
 
 
-def apply_slopes(point: Point, layer: int, da: Host, joint: Host | None, keys: Iterable[str] | None = None) -> dict[str, Host]:
+def apply_slopes(
+    point: Point, layer: int, da: Host, joint: Host | None, keys: Iterable[str] | None = None
+) -> dict[str, Host]:
     """Return delta by the slope's key; `joint` is the right one where loss and slope are one."""
     if layer == point.depth - 1 and point.squash == "softmax":
         choices = softmax_slopes(point)
@@ -292,7 +306,9 @@ def backprop(point: Point, changes: Iterable[Change] = ()) -> dict[str, Host]:
                 row_factor, then = bias_inputs(point, layer)[key("bias input", layer)]
                 gradient = then((delta * (row_factor * (1.0 if rows is None else rows))[:, None]).sum(axis=0))
             gradient = gradient * scale(f"{kind} scale", layer)
-            gradients[f"{layer}.{kind}"] = _afterwards(point, gradient, chosen.get((f"{kind} end", layer), []), f"{layer}.{kind}")
+            gradients[f"{layer}.{kind}"] = _afterwards(
+                point, gradient, chosen.get((f"{kind} end", layer), []), f"{layer}.{kind}"
+            )
     return gradients
 
 

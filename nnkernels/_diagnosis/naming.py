@@ -144,7 +144,11 @@ def _without_noise(target: Target, allowed: Host) -> Target:
 def tolerance(point: Point, eps: float) -> dict[str, Host]:
     """Return what rounding may do to each gradient, elementwise: of its terms, and of its largest element."""
     right, unit = backprop(point), eps * ROUNDINGS.get(eps, 128)
-    return {name: unit * np.maximum(size, np.abs(right[name]).max(initial=0)) + 1e-300 for name, size in point.noise().items() if name in right}
+    return {
+        name: unit * np.maximum(size, np.abs(right[name]).max(initial=0)) + 1e-300
+        for name, size in point.noise().items()
+        if name in right
+    }
 
 
 def _right(points: Sequence[Measured], tolerances: Sequence[dict[str, Host]]) -> tuple[str, ...]:

@@ -34,7 +34,10 @@ CODE = ("wrong", "right", "fix")
 
 def fragment(report: Report) -> str:
     """Return a report without its plots."""
-    rows = "".join(f"<tr><td><code>{escape(name)}</code></td><td class='{_state(state)}'>{escape(state)}</td></tr>" for name, state in report.status.items())
+    rows = "".join(
+        f"<tr><td><code>{escape(name)}</code></td><td class='{_state(state)}'>{escape(state)}</td></tr>"
+        for name, state in report.status.items()
+    )
     findings = "".join(map(_finding, report.findings))
     notes = "".join(f"<p class='note'>{escape(note)}</p>" for note in report.notes)
     heading = f"<h2 class='{'ok' if report.ok else 'bad'}'>{escape(report.summary)}</h2>"

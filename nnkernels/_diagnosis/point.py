@@ -62,7 +62,7 @@ class Point:
         self.inputs, self.z, self.slopes = [x], list[Host](), list[Host]()
         last = layers[-1].activation_name
         self.fused = loss.from_z(last)
-        entropy = {BinaryCrossEntropy: "sigmoid", CategoricalCrossEntropy: "softmax"}
+        entropy: dict[type[Loss], str] = {BinaryCrossEntropy: "sigmoid", CategoricalCrossEntropy: "softmax"}
         self.squash = entropy.get(type(loss), last) if self.fused else last
         for number, layer in enumerate(layers):
             z = self.inputs[-1] @ self.weight(number) + parameters.get(f"{number}.bias", 0.0)
@@ -87,7 +87,7 @@ class Point:
     @property
     def n_out(self) -> int:
         """Number of outputs."""
-        return self.t.shape[1]
+        return int(self.t.shape[1])
 
     def weight(self, number: int) -> Host:
         """Weight of a layer, (n_in, n_out)."""
@@ -156,11 +156,13 @@ class Point:
         if self.squash == "softmax":
             terms = terms + self.p * (self.p * z_error).sum(axis=1, keepdims=True)
         if self.fused:
-            return terms
+            fused: Host = terms
+            return fused
         size: Host = np.abs(self.loss_slope())
         steep = 2 / self.n_out if self.kernel == "mean_squared_error" else 1.0
         curved = self.function(self.depth - 1) not in ("identity", "relu", "leaky_relu")
-        return (size + steep * terms) * (slope + curved * (1 + z_error))
+        unfused: Host = (size + steep * terms) * (slope + curved * (1 + z_error))
+        return unfused
 
 
 def random_point(point: Point, rng: np.random.Generator, rows: int) -> Point:

@@ -59,7 +59,12 @@ class Finding(NamedTuple):
         rows = [("", self.message), ("evidence", self.evidence), ("wrong", self.wrong), ("right", self.right)]
         rows += [("or", other) for other in self.also] + [("fix", self.remedy if self.remedy != self.right else "")]
         for number, some in enumerate(self.alternatives, start=1):
-            rows.append((f"either {number}" if number == 1 else f"or {number}", " and: ".join(f"{f.message} {f.wrong}".strip() for f in some)))
+            rows.append(
+                (
+                    f"either {number}" if number == 1 else f"or {number}",
+                    " and: ".join(f"{f.message} {f.wrong}".strip() for f in some),
+                )
+            )
         return [(label, text) for label, text in rows if text]
 
 
@@ -124,7 +129,9 @@ class Report:
 
         status = Table.grid(padding=(0, 2))
         for name, state in self.status.items():
-            style = "green" if state.startswith(("right", "agrees", "healthy")) else "yellow" if "told" in state else "red"
+            style = (
+                "green" if state.startswith(("right", "agrees", "healthy")) else "yellow" if "told" in state else "red"
+            )
             status.add_row(Text(name), Text(state, style=style))
         parts: list[Any] = [Text(self.summary, style="bold green" if self.ok else "bold red"), status]
         for finding in self.findings:
@@ -167,5 +174,9 @@ class Report:
 
 def _paragraph(label: str, text: str) -> str:
     first = f"{label}: " if label else ""
-    lines = [line for part in (first + text).splitlines() for line in wrap(part, WIDTH - 3, break_long_words=False, break_on_hyphens=False)]
+    lines = [
+        line
+        for part in (first + text).splitlines()
+        for line in wrap(part, WIDTH - 3, break_long_words=False, break_on_hyphens=False)
+    ]
     return indent("\n".join(lines), "   ")

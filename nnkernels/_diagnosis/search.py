@@ -220,7 +220,9 @@ class Search:
         above = next(t for t in self.targets if t.parameter == f"{layer + 1}.weight")
         da = passes(self.point, layer, state.chain)[""]
         change = after_update(self.point, layer, state.chain, above.views[0].array)
-        rates = [state.rate] if state.rate is not None else self._rates(da, change, layer, given, simple=state.cost == 0)
+        rates = (
+            [state.rate] if state.rate is not None else self._rates(da, change, layer, given, simple=state.cost == 0)
+        )
         for rate in rates:
             cost = int(state.rate is None)
             if rate and cost <= BUDGET - state.pending:
@@ -237,7 +239,11 @@ class Search:
                 continue  # in one direction: a rate would explain any factor
             for view in target.views:
                 rate = _fit(view.array - base, slope) if view.array.any() else None
-                if rate is None or abs(rate) > MOST_RATE or any(abs(rate - known) <= 1e-6 * abs(known) for known in fitted):
+                if (
+                    rate is None
+                    or abs(rate) > MOST_RATE
+                    or any(abs(rate - known) <= 1e-6 * abs(known) for known in fitted)
+                ):
                     continue
                 if np.abs(view.array - base - rate * slope).max() <= self._allowed(target, base).max():
                     fitted.append(rate)
@@ -293,14 +299,19 @@ class Search:
         budget: int,
     ) -> Iterator[State]:
         """Yield the states in which da has this slope and scale, and each target its cheapest explanations."""
-        state, choices = candidate.state, []
+        state, choices = candidate.state, list[list[tuple[Target, int, Hit | None]]]()
         untouched = candidate.cost == 0 and slope in FREE and scale == 1
         for target in given:
             priced = [(hit.cost(slope) + self.scales.cost(hit.scale / scale), hit) for hit in hits[target.parameter]]
-            priced = [pair for pair in priced if pair[0] <= min(budget, self.bounds[target.parameter]) or not pair[1].view.array.any()]
+            priced = [
+                pair
+                for pair in priced
+                if pair[0] <= min(budget, self.bounds[target.parameter]) or not pair[1].view.array.any()
+            ]
             exact = [pair for pair in priced if pair[1].distance <= 1] or priced
             cheapest = min((cost for cost, _ in exact), default=0)
-            options: list[tuple[int, Hit | None]] = [(cost, hit) for cost, hit in exact if cost == cheapest][:4]
+            options: list[tuple[int, Hit | None]] = []
+            options += [(cost, hit) for cost, hit in exact if cost == cheapest][:4]
             if untouched and not any(hit.distance <= 1 for _, hit in exact):
                 options.append((UNEXPLAINED, None))
             if not options:
@@ -325,7 +336,7 @@ class Search:
     def _own_changes(self, target: Target, hit: Hit, slope: str, scale: float) -> tuple[Change, ...]:
         kind, layer = target.kind, target.layer
         own = hit.slope != slope and not (hit.slope in FREE and slope in FREE)
-        changes = (Change(f"{kind} slope", layer, hit.slope or "right"),) if own else ()
+        changes: tuple[Change, ...] = (Change(f"{kind} slope", layer, hit.slope or "right"),) if own else ()
         changes += _changes((f"{kind} input", hit.input), (f"{kind} rows", hit.rows), layer=layer)
         changes += _scale_changes(f"{kind} scale", layer, self.scales, hit.scale / scale)
         if hit.view.mistake:
@@ -342,8 +353,12 @@ class Search:
             named |= {f"delta {m}": d for m, d in above.items() if d.shape == candidate.da.shape}
         stack = np.stack(list(named.values()))
         sums, input_keys = self._fingerprints(target, stack, budget)
-        row_keys = [*self.rows, "averaged_first"] if budget and target.kind == "weight" and self.point.rows > 1 else list(self.rows)
-        hits = []
+        row_keys = (
+            [*self.rows, "averaged_first"]
+            if budget and target.kind == "weight" and self.point.rows > 1
+            else list(self.rows)
+        )
+        hits = list[Hit]()
         for view in target.views:
             seen = self._seen(target, view.array)
             for v, i, r in self._near(sums, seen, target, view, len(row_keys)):
@@ -362,7 +377,11 @@ class Search:
             left = np.stack([choices[key] for key in keys]) @ u
             right = stack @ v
             pairs = right[:, None] * left[None]
-            sums = np.einsum("sibk,rb->sirk", pairs, shares, optimize=False) if len(shares) > 1 else pairs.sum(axis=2)[:, :, None]
+            sums = (
+                np.einsum("sibk,rb->sirk", pairs, shares, optimize=False)
+                if len(shares) > 1
+                else pairs.sum(axis=2)[:, :, None]
+            )
             if budget and self.point.rows > 1:
                 averaged = right.sum(axis=1)[:, None] * left.mean(axis=1)[None]
                 sums = np.concatenate([sums, averaged[:, :, None]], axis=2)
@@ -403,7 +422,11 @@ class Search:
     def _allowed(self, target: Target, gradient: Host) -> Host:
         """What rounding may do to a gradient that need not be the right one, elementwise."""
         right = self.tolerance[target.parameter]
-        return np.maximum(np.abs(gradient).max() * self._relative(target, gradient), np.minimum(right, right.max())) if gradient.any() else right
+        return (
+            np.maximum(np.abs(gradient).max() * self._relative(target, gradient), np.minimum(right, right.max()))
+            if gradient.any()
+            else right
+        )
 
     def _scaled(self, target: Target, view: View, delta: Host, slope: str, input_key: str, rows: str) -> Iterator[Hit]:
         """Yield the hits at each scale that comes near enough."""
@@ -416,7 +439,9 @@ class Search:
         for scale in self.scales.values:
             if abs(float(np.abs(view.array).max()) / (abs(scale) * top) - 1) > 0.1:
                 continue
-            distance = self._distance(target, view.array, scale * gradient, right=slope in FREE and not input_key and not rows and scale == 1)
+            distance = self._distance(
+                target, view.array, scale * gradient, right=slope in FREE and not input_key and not rows and scale == 1
+            )
             if distance <= self._reach(target, view.array):
                 yield Hit(slope, input_key, rows, float(scale), view, distance)
 
@@ -432,7 +457,7 @@ class Search:
 
     def _afterwards(self, target: Target, deltas: dict[str, Host], candidate: Candidate, budget: int) -> list[Hit]:
         """Return hits of a gradient to which something happened after it was computed."""
-        hits = []
+        hits = list[Hit]()
         for view in target.views:
             if not view.array.any():
                 hits.append(Hit("", "", "", 1.0, view, 0.0, (Change(f"{target.kind} end", target.layer, "zero"),)))

@@ -30,7 +30,10 @@ MISTAKES = {
 
 
 def diagnose_update(
-    point: Point, gradients: Mapping[str, Any] | None, update: tuple[Mapping[str, Any], Mapping[str, Any], float], eps: float
+    point: Point,
+    gradients: Mapping[str, Any] | None,
+    update: tuple[Mapping[str, Any], Mapping[str, Any], float],
+    eps: float,
 ) -> Report:
     """Name what is wrong in an update; without gradients, in the gradient it implies, too."""
     before, after, rate = _read(point, update)
@@ -82,7 +85,9 @@ def _read(point: Point, update: Any) -> tuple[dict[str, Host], dict[str, Host], 
     old, new = dict[str, Host](), dict[str, Host]()
     for parameter in after:
         if parameter not in point.parameters or parameter not in before:
-            raise KeyError(f"update names {parameter!r}; before and after must both have it, and the network: {', '.join(point.parameters)}")
+            raise KeyError(
+                f"update names {parameter!r}; before and after must both have it, and the network: {', '.join(point.parameters)}"
+            )
         shape = point.parameters[parameter].shape
         old[parameter] = to_floats(before[parameter], np.float64, f'before["{parameter}"]').reshape(-1)
         if old[parameter].size != int(np.prod(shape)):
@@ -123,8 +128,12 @@ def _finding(code: str, parameter: str, before: Host, after: Host, gradient: Hos
         evidence = f"it moved by {np.abs(after - before).max():.3g}; the gradient's largest element is {np.abs(gradient).max():.3g}"
     else:
         evidence = f"its shape was {before.shape} and is {after.shape}"
-    right = f"{symbol} -= learning_rate * d{symbol}" + (f"   # d{symbol} = delta{layer}.sum(axis=0)" if kind == "bias" else "")
-    return Finding(code, parameter, message.format(parameter, symbol), evidence, right, wrong.format(parameter, symbol), right)
+    right = f"{symbol} -= learning_rate * d{symbol}" + (
+        f"   # d{symbol} = delta{layer}.sum(axis=0)" if kind == "bias" else ""
+    )
+    return Finding(
+        code, parameter, message.format(parameter, symbol), evidence, right, wrong.format(parameter, symbol), right
+    )
 
 
 def _unexplained(parameter: str) -> Finding:

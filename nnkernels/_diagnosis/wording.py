@@ -58,16 +58,20 @@ class Formulas:
         }[kernel or self.point.kernel]
 
     def output_delta(self) -> str:
-        """delta of the last layer."""
+        """Delta of the last layer."""
         if self.point.fused:
             per_output = self.outputs if self.point.kernel == "binary_cross_entropy" else ""
             return f"(p - t){per_output}{self.mean}"
+        return self.unfused(self.error())
+
+    def unfused(self, error: str) -> str:
+        """Delta of the last layer from the slope of a loss for the output."""
         if self.point.squash == "softmax":
-            return f"p * (e - (e * p).sum(axis=1, keepdims=True)){self.mean} with e = {self.error()}"
-        return times(self.error() + self.mean, self.slope(self.top))
+            return f"p * (e - (e * p).sum(axis=1, keepdims=True)){self.mean} with e = {error}"
+        return times(error + self.mean, self.slope(self.top))
 
     def delta(self, layer: int) -> str:
-        """delta of a layer."""
+        """Delta of a layer."""
         if layer == self.top:
             return f"delta{layer} = {self.output_delta()}"
         return f"delta{layer} = " + times(f"(delta{layer + 1} @ W{layer + 1}.T)", self.slope(layer))
@@ -154,9 +158,11 @@ def _error(formulas: Formulas, key: str) -> Words:
     kind, _, name = key.partition(" ")
     slope = "" if formulas.point.squash == "softmax" else formulas.slope(top)
     if kind == "loss":
-        wrong = f"delta{top} = " + times(formulas.error(name) + formulas.mean, slope)
+        wrong = f"delta{top} = {formulas.unfused(formulas.error(name))}"
         loss = name.replace("_", " ")
-        return Words("other_loss", f"The slope of another loss, {loss}, stands for that of the network's loss.", wrong, right)
+        return Words(
+            "other_loss", f"The slope of another loss, {loss}, stands for that of the network's loss.", wrong, right
+        )
     code, message, wrong = {
         "prediction": ("target_missing", "The target is not subtracted from the prediction.", "p"),
         "target": ("prediction_missing", "The target stands alone; the prediction is missing from the error.", "-t"),
@@ -178,7 +184,9 @@ def _error(formulas: Formulas, key: str) -> Words:
             "np.exp(z) / np.exp(z).sum(axis=0) - t",
         ),
     }[key]
-    return Words(code, message, f"delta{top} = {times(wrong + formulas.mean, '' if formulas.point.fused else slope)}", right)
+    return Words(
+        code, message, f"delta{top} = {times(wrong + formulas.mean, '' if formulas.point.fused else slope)}", right
+    )
 
 
 def _slope(formulas: Formulas, layer: int, key: str) -> Words:
@@ -187,7 +195,9 @@ def _slope(formulas: Formulas, layer: int, key: str) -> Words:
     da = f"(delta{layer + 1} @ W{layer + 1}.T)" if layer < formulas.top else formulas.error() + formulas.mean
     kind, _, rest = key.partition(" ")
     if kind == "twice" and layer == formulas.top and point.fused and f == "sigmoid":
-        message = "The derivative of the output's sigmoid is applied again: in p - t it has cancelled against the loss's."
+        message = (
+            "The derivative of the output's sigmoid is applied again: in p - t it has cancelled against the loss's."
+        )
         return Words("slope_twice", message, f"{right} * {slope}", right)
     where = f"layer {layer}'s {f}" + (" (the output's)" if layer == formulas.top else "")
     code, message, wrong = {
@@ -199,7 +209,11 @@ def _slope(formulas: Formulas, layer: int, key: str) -> Words:
             f"The derivative of {where} is taken at the activation {a}, as if it were the pre-activation {z}.",
             f"{f}_derivative({a})",
         ),
-        "of_function": ("slope_of_other_function", f"The derivative of {rest} stands for that of {where}.", slope_of(rest, z, a)),
+        "of_function": (
+            "slope_of_other_function",
+            f"The derivative of {rest} stands for that of {where}.",
+            slope_of(rest, z, a),
+        ),
         "formula": (
             "slope_formula_at_z" if rest.endswith("z") else "slope_of_other_function",
             f"The formula for the derivative in terms of the activation is given the pre-activation {z}."
@@ -209,7 +223,11 @@ def _slope(formulas: Formulas, layer: int, key: str) -> Words:
         ),
         "activation": ("activation_not_slope", f"The activation {a} stands for the derivative of {where}.", a),
         "one_minus": ("slope_incomplete", f"Only (1 - {a}) stands for the derivative of {where}.", f"(1 - {a})"),
-        "of_layer": ("slope_of_other_layer", f"The derivative of layer {rest} stands for that of {where}.", f"slope{rest}"),
+        "of_layer": (
+            "slope_of_other_layer",
+            f"The derivative of layer {rest} stands for that of {where}.",
+            f"slope{rest}",
+        ),
         "delta": ("wrong_delta", f"delta{rest} stands for delta{layer}.", ""),
         "softmax_diagonal": (
             "softmax_diagonal",
@@ -217,7 +235,11 @@ def _slope(formulas: Formulas, layer: int, key: str) -> Words:
             "p * (1 - p)",
         ),
         "softmax_p": ("softmax_diagonal", "The softmax's derivative is reduced to p.", "p"),
-        "right": ("slope_right_here", f"The derivative of {where} is right, which it is not in what is sent back.", slope),
+        "right": (
+            "slope_right_here",
+            f"The derivative of {where} is right, which it is not in what is sent back.",
+            slope,
+        ),
     }[kind]
     return Words(code, message, f"delta{layer} = {f'delta{rest}' if kind == 'delta' else times(da, wrong)}", right)
 
@@ -247,7 +269,11 @@ def _pass(formulas: Formulas, change: Change) -> Words:
             f"The error is sent back to layer {layer} without the weights W{above} it came through.",
             f"delta{above}",
         ),
-        "untransposed": ("weight_not_transposed", f"W{above} is not transposed on the way back.", f"delta{above} @ W{above}"),
+        "untransposed": (
+            "weight_not_transposed",
+            f"W{above} is not transposed on the way back.",
+            f"delta{above} @ W{above}",
+        ),
         "weight": ("wrong_weight", f"W{other} stands for W{above} on the way back.", f"delta{above} @ W{other}"),
         "delta": ("wrong_delta", f"delta{other} stands for delta{above}.", f"delta{other} @ W{above}.T"),
         "skipped": ("layer_skipped", f"Layer {above} is skipped on the way back.", f"delta{other} @ W{other}.T"),
@@ -265,10 +291,18 @@ def _pass(formulas: Formulas, change: Change) -> Words:
 
 _SCALES = {
     "sign": ("sign", "has the wrong sign", "-1 * "),
-    "twice": ("factor_2", "is twice what it should be: a factor 2 too many, or the same gradient accumulated twice", "2 * "),
+    "twice": (
+        "factor_2",
+        "is twice what it should be: a factor 2 too many, or the same gradient accumulated twice",
+        "2 * ",
+    ),
     "half": ("factor_half", "is half of what it should be: the factor 2 is missing", "0.5 * "),
     "by_rows": ("divided_by_rows", "is divided by the number of rows once too often", "1 / B * "),
-    "times_rows": ("not_divided_by_rows", "is summed over the rows where the loss is their mean: 1 / B is missing", "B * "),
+    "times_rows": (
+        "not_divided_by_rows",
+        "is summed over the rows where the loss is their mean: 1 / B is missing",
+        "B * ",
+    ),
     "by_outputs": ("divided_by_outputs", "is divided by the number of outputs once too often", "1 / n_out * "),
     "times_outputs": ("not_divided_by_outputs", "misses a division by the number of outputs", "n_out * "),
 }
@@ -316,16 +350,38 @@ def _input(formulas: Formulas, layer: int, kind: str, key: str) -> tuple[str, st
     delta = f"delta{layer}"
     if kind == "bias":
         return {
-            "times_input": ("bias_times_input", "delta is multiplied with the input.", f"db{layer} = ({into} * {delta}).sum(axis=0)"),
-            "times_bias": ("bias_times_bias", "delta is multiplied with the bias itself.", f"db{layer} = b{layer} * {delta}.sum(axis=0)"),
+            "times_input": (
+                "bias_times_input",
+                "delta is multiplied with the input.",
+                f"db{layer} = ({into} * {delta}).sum(axis=0)",
+            ),
+            "times_bias": (
+                "bias_times_bias",
+                "delta is multiplied with the bias itself.",
+                f"db{layer} = b{layer} * {delta}.sum(axis=0)",
+            ),
             "over_units": ("bias_over_units", "delta is summed over the units, too.", f"db{layer} = {delta}.sum()"),
         }[name]
-    activation = "p" if other and int(other) == formulas.point.depth else ("x" if other == "0" else f"a{int(other or 1) - 1}")
+    activation = (
+        "p" if other and int(other) == formulas.point.depth else ("x" if other == "0" else f"a{int(other or 1) - 1}")
+    )
     code, message, wrong = {
         "missing": ("input_missing", f"the input {into} is missing.", f"np.ones_like({into})"),
-        "preactivation": ("preactivation", f"the pre-activation z{layer - 1} stands for the activation {into}.", f"z{layer - 1}"),
-        "slope": ("slope_not_activation", f"the derivative of layer {layer - 1} stands for its activation {into}.", f"slope{layer - 1}"),
-        "activated": ("input_activated", "the activation is applied to the input x.", f"{formulas.point.function(0)}(x)"),
+        "preactivation": (
+            "preactivation",
+            f"the pre-activation z{layer - 1} stands for the activation {into}.",
+            f"z{layer - 1}",
+        ),
+        "slope": (
+            "slope_not_activation",
+            f"the derivative of layer {layer - 1} stands for its activation {into}.",
+            f"slope{layer - 1}",
+        ),
+        "activated": (
+            "input_activated",
+            "the activation is applied to the input x.",
+            f"{formulas.point.function(0)}(x)",
+        ),
         "activation": ("wrong_activation", f"{activation} stands for the layer's input {into}.", activation),
     }[name]
     return code, message, f"dW{layer} = {wrong}.T @ {delta}"
@@ -336,7 +392,11 @@ def _end(formulas: Formulas, change: Change, kind: str, right: str) -> Words:
     symbol = f"{'W' if kind == 'weight' else 'b'}{layer}"
     name, _, formula = right.partition(" = ")
     code, message, wrong = {
-        "unsummed": ("bias_not_summed", f"The gradient of {change.parameter} is not summed over the rows.", f"{name} = delta{layer}"),
+        "unsummed": (
+            "bias_not_summed",
+            f"The gradient of {change.parameter} is not summed over the rows.",
+            f"{name} = delta{layer}",
+        ),
         "transposed": (
             "transposed",
             f"The outer product of {change.parameter} is in the wrong orientation.",
@@ -352,8 +412,20 @@ def _end(formulas: Formulas, change: Change, kind: str, right: str) -> Words:
             f"The gradient of {change.parameter} has a term {value:.6g} * sign({symbol}) of an L1 penalty that the loss has not.",
             f"{right} + {value:.6g} * np.sign({symbol})",
         ),
-        "rounded": ("rounded", f"The gradient of {change.parameter} is rounded to {value:g} decimals.", f"{name} = np.round({formula}, {value:g})"),
-        "truncated": ("integer_dtype", f"The gradient of {change.parameter} is cut off to integers by its dtype.", f"{name} = ({formula}).astype(int)"),
-        "zero": ("zero", f"The gradient of {change.parameter} is zero everywhere: it is not computed, reset, or a factor of it is 0.", f"{name} = 0"),
+        "rounded": (
+            "rounded",
+            f"The gradient of {change.parameter} is rounded to {value:g} decimals.",
+            f"{name} = np.round({formula}, {value:g})",
+        ),
+        "truncated": (
+            "integer_dtype",
+            f"The gradient of {change.parameter} is cut off to integers by its dtype.",
+            f"{name} = ({formula}).astype(int)",
+        ),
+        "zero": (
+            "zero",
+            f"The gradient of {change.parameter} is zero everywhere: it is not computed, reset, or a factor of it is 0.",
+            f"{name} = 0",
+        ),
     }[change.key]
     return Words(code, message, wrong, right)

@@ -21,11 +21,16 @@ PROBLEMS = {
     "sine with biases": Problem(((1, 8, "tanh", True), (8, 1, "identity", True)), "mean_squared_error", 30),
     # exclusive or, as everyone begins
     "xor": Problem(((2, 4, "sigmoid", True), (4, 1, "sigmoid", True)), "half_squared_error", 6, "binary", "sum"),
-    "two outputs": Problem(((2, 3, "sigmoid", True), (3, 2, "sigmoid", True)), "half_squared_error", 5, reduction="sum"),
+    "two outputs": Problem(
+        ((2, 3, "sigmoid", True), (3, 2, "sigmoid", True)), "half_squared_error", 5, reduction="sum"
+    ),
     "logistic": Problem(((4, 5, "relu", True), (5, 1, "sigmoid", True)), "binary_cross_entropy", 12, "binary"),
     "digits": Problem(((6, 5, "sigmoid", True), (5, 3, "softmax", True)), "categorical_cross_entropy", 14, "one-hot"),
     "digits, deep": Problem(
-        ((5, 6, "relu", True), (6, 4, "tanh", True), (4, 3, "softmax", True)), "categorical_cross_entropy", 10, "one-hot"
+        ((5, 6, "relu", True), (6, 4, "tanh", True), (4, 3, "softmax", True)),
+        "categorical_cross_entropy",
+        10,
+        "one-hot",
     ),
     "regression, deep": Problem(
         ((3, 4, "tanh", True), (4, 4, "sigmoid", True), (4, 2, "identity", True)), "mean_squared_error", 9

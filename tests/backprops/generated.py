@@ -4,6 +4,7 @@ Unit by unit and row by row, in the style of a course's first exercise; slips ar
 """
 
 import numpy as np
+
 from backprops import sigmoid, softmax
 
 
@@ -93,7 +94,11 @@ class Network:
     def row_gradients(self, row, target):
         error = self.output_error(self.forward(row), target)
         fused = self.loss in ("binary_cross_entropy", "categorical_cross_entropy")
-        delta = error / (len(error) if self.loss == "binary_cross_entropy" else 1) if fused else error * self.prime(-1 + len(self.layers))
+        delta = (
+            error / (len(error) if self.loss == "binary_cross_entropy" else 1)
+            if fused
+            else error * self.prime(-1 + len(self.layers))
+        )
         gradients = []
         for layer in reversed(range(len(self.layers))):
             below = self.z[layer - 1] if layer and "z for a" in self.slips else self.a[layer]
@@ -156,7 +161,9 @@ def draw(rng, *, depth=None):
     """Draw layers, loss, weights, biases, x and t: 1 to 3 hidden layers, widths 1 to 20, batches 1 to 64."""
     depth = depth or int(rng.integers(1, 4))
     widths = [int(rng.integers(1, 21)) for _ in range(depth + 2)]
-    loss = str(rng.choice(["half_squared_error", "mean_squared_error", "binary_cross_entropy", "categorical_cross_entropy"]))
+    loss = str(
+        rng.choice(["half_squared_error", "mean_squared_error", "binary_cross_entropy", "categorical_cross_entropy"])
+    )
     last = {"binary_cross_entropy": "sigmoid", "categorical_cross_entropy": "softmax"}.get(loss) or str(
         rng.choice(["identity", "sigmoid", "tanh"])
     )

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+
 from backprops import case, sigmoid, softmax
 
 # ---- the sine, in scalar loops and otherwise -------------------------------------------------------------------------
@@ -207,7 +208,12 @@ def averages_multiplied(W0, b0, W1, b1, x, t):
     h, e = _tanh(W0, b0, W1, b1, x, t)
     d1 = 2 * e
     d0 = d1 @ W1.T * (1 - h**2)
-    return {"dW0": x.mean(0, keepdims=True) * d0.mean(0), "db0": d0.mean(0), "dW1": h.T @ d1 / len(x), "db1": d1.mean(0)}
+    return {
+        "dW0": x.mean(0, keepdims=True) * d0.mean(0),
+        "db0": d0.mean(0),
+        "dW1": h.T @ d1 / len(x),
+        "db1": d1.mean(0),
+    }
 
 
 @case("sine with biases", "broadcast")
@@ -463,7 +469,9 @@ def weights_of_the_wrong_layer(W0, b0, W1, b1, W2, b2, W3, b3, x, t):
     d1 = d2 @ W1.T * (1 - a1**2)  # an index too low
     d0 = d1 @ W1.T * (1 - a0**2)
     pairs = [(x, d0), (a0, d1), (a1, d2), (a2, d3)]
-    return {f"dW{i}": a.T @ d for i, (a, d) in enumerate(pairs)} | {f"db{i}": d.sum(0) for i, (_, d) in enumerate(pairs)}
+    return {f"dW{i}": a.T @ d for i, (a, d) in enumerate(pairs)} | {
+        f"db{i}": d.sum(0) for i, (_, d) in enumerate(pairs)
+    }
 
 
 @case("regression, deep", "layer_skipped")
