@@ -81,8 +81,8 @@ def _require(names: Mapping[str, Any], needed: tuple[str, ...], file: Path) -> N
     missing = [name for name in needed if name not in names]
     if missing:
         raise NnkernelsError(
-            f"{file} defines no {missing[0]}. It must define network, x, y, loss and gradients or gradient; or, without "
-            "a network, function, gradient and parameters. nnkernels check --help says what they are."
+            f"{file} defines no {missing[0]}. It must define network, x, y, loss and gradients or gradient; or, "
+            "without a network, function, gradient and parameters. nnkernels check --help says what they are."
         )
 
 

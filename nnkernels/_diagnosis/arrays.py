@@ -109,28 +109,24 @@ def _target(point: Point, name: str, array: Host, eps: float, sampled: bool) -> 
 def _slip(point: Point, kind: str, array: Host) -> str:
     """Tell of the commonest reason for a shape with rows in it."""
     if kind == "weight" and point.rows > 1 and array.ndim == 2 and point.rows in array.shape:
-        return " An axis of rows is left in it: sum over it, and reshape y to (rows, 1), since (rows, 1) - (rows,) is (rows, rows)."
+        slip = "and reshape y to (rows, 1), since (rows, 1) - (rows,) is (rows, rows)."
+        return f" An axis of rows is left in it: sum over it, {slip}"
     return ""
 
 
 def _weight_views(array: Host, shape: tuple[int, ...], rows: int, sampled: bool) -> list[View]:
-    n_in, n_out = shape
-    single = 1 in shape
-    if array.shape == shape == shape[::-1] and not single:
-        return [View(array, "straight"), View(array.T, "transposed")]
-    if array.shape == shape:
-        return [View(array, "vector" if single else "straight")]
-    if array.shape == shape[::-1]:
-        return [View(array.T, "vector" if single else "transposed")]
-    if array.size == n_in * n_out and (array.ndim <= 1 or 1 in array.shape):
-        flat = [View(array.reshape(shape), "straight"), View(array.reshape(shape[::-1]).T, "transposed")]
-        return flat[:1] if single else flat
-    if array.ndim >= 2 and array.shape[0] == rows and array.size == rows * n_in * n_out:
-        total, mean = array.sum(axis=0), array.mean(axis=0)
-        return [view for part in (total, mean) for view in _weight_views(part, shape, rows, sampled)]
-    if array.ndim > 2 and array.size == n_in * n_out:
-        return _weight_views(array.squeeze(), shape, rows, sampled)
-    return []
+    size, single = shape[0] * shape[1], 1 in shape
+    if array.size == rows * size != size and array.ndim >= 2 and array.shape[0] == rows:
+        parts = array.sum(axis=0), array.mean(axis=0)
+        return [view for part in parts for view in _weight_views(part, shape, 1, sampled)]
+    array = array if array.ndim == 2 or array.size != size else array.squeeze()
+    if array.size == size and (array.shape not in (shape, shape[::-1]) or single):
+        if array.ndim == 2 and 1 not in array.shape:
+            return []
+        straight = View(array.reshape(shape), "vector" if single else "straight")
+        return [straight] if single else [straight, View(array.reshape(shape[::-1]).T, "transposed")]
+    views = [View(array, "straight")] if array.shape == shape else []
+    return views + ([View(array.T, "transposed")] if array.shape == shape[::-1] else [])
 
 
 def _bias_views(array: Host, shape: tuple[int, ...], rows: int, sampled: bool) -> list[View]:

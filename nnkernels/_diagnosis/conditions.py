@@ -102,7 +102,7 @@ def target_range(point: Point) -> Iterator[Finding]:
         yield Finding(
             "target_range",
             f"layer {point.depth - 1}",
-            f"The output's {name} has values from {low} to {high}, and targets are outside: their error never goes away.",
+            f"The output's {name} has values from {low} to {high}, and targets are outside: that error never goes.",
             f"{outside.mean():.0%} of the targets, which range from {point.t.min():.3g} to {point.t.max():.3g}",
             f"nnk.Dense({point.layers[-1].n_in}, {point.n_out})   # a linear output, or scale y into the range",
         )
@@ -127,8 +127,9 @@ def saturated(point: Point) -> Iterator[Finding]:
             yield Finding(
                 "saturated",
                 f"layer {layer}",
-                f"Layer {layer}'s {name} is saturated: next to no gradient passes, and the layers up to it stand still.",
-                f"{share:.0%} of its slopes are below {FLAT:.0%} of the largest; median |z| {np.median(np.abs(point.z[layer])):.3g}",
+                f"Layer {layer}'s {name} is saturated: next to no gradient passes, the layers up to it stand still.",
+                f"{share:.0%} of its slopes are below {FLAT:.0%} of the largest; "
+                f"median |z| {np.median(np.abs(point.z[layer])):.3g}",
                 f"{cure}   # brings 9 in 10 of |z| below {edge / 2:.2g}",
             )
 
@@ -141,9 +142,9 @@ def dead_relu(point: Point) -> Iterator[Finding]:
             yield Finding(
                 "dead_relu",
                 f"layer {layer}",
-                f"{int(off.sum())} of {len(off)} relu units of layer {layer} are off for every row; no gradient moves them again.",
+                f"{int(off.sum())} of {len(off)} relu units of layer {layer} are off for every row: nothing moves them.",
                 f"units {', '.join(map(str, np.flatnonzero(off)[:10]))}: all z <= 0",
-                f'nnk.Dense({point.layers[layer].n_in}, {point.layers[layer].n_out}, activation="leaky_relu")   # or a smaller learning rate',
+                f'{_dense(point, layer)}, activation="leaky_relu")   # or a smaller learning rate',
             )
 
 
@@ -162,10 +163,14 @@ def symmetric(point: Point) -> Iterator[Finding]:
             yield Finding(
                 "symmetric",
                 f"layer {layer}",
-                f"Units of layer {layer} are copies of each other. They get equal gradients, and count as one for ever.",
+                f"Units of layer {layer} are copies of each other. They get equal gradients, and stay one for ever.",
                 f"{len(signature)} units, {kinds} different",
-                f'nnk.Dense({point.layers[layer].n_in}, {point.layers[layer].n_out}, weight_initializer="glorot_uniform")   # random',
+                f'{_dense(point, layer)}, weight_initializer="glorot_uniform")   # random',
             )
+
+
+def _dense(point: Point, layer: int) -> str:
+    return f"nnk.Dense({point.layers[layer].n_in}, {point.layers[layer].n_out}"
 
 
 def only_linear(point: Point) -> Iterator[Finding]:
@@ -237,7 +242,7 @@ def underflow(point: Point, dtype: str) -> Iterator[Finding]:
             yield Finding(
                 "underflow",
                 f"layer {layer}",
-                f"In {dtype}, {formula} is exactly 0 for some activations of layer {layer}, where the slope is only tiny.",
+                f"In {dtype}, {formula} is exactly 0 for some activations of layer {layer}; the slope is only tiny.",
                 f"{lost.mean():.0%} of the slopes; the true ones go down to {point.slopes[layer][lost].min():.2g}",
                 "e = np.exp(-abs(z)); slope = e / (1 + e)**2"
                 if name == "sigmoid"
@@ -267,8 +272,8 @@ def critical_point(point: Point, gradients: dict[str, Host]) -> Iterator[Finding
             "critical_point",
             None,
             "The gradient is zero, and this is no minimum: gradient descent stands still where it should not.",
-            f"loss {here:.6g} here and {lowest:.6g} nearby; the gradient is {'exactly zero' if exact else 'zero to rounding'}; "
-            f"the loss falls from steps of {where:g} on",
+            f"loss {here:.6g} here and {lowest:.6g} nearby; the gradient is "
+            f"{'exactly zero' if exact else 'zero to rounding'}; the loss falls from steps of {where:g} on",
             "net = nnk.Sequential(*net.layers, rng=1)   # random weights; batches of few rows leave such points, too",
         )
 
@@ -286,11 +291,11 @@ def largest_stable_rate(point: Point, iterations: int = 20) -> float:
         norm = _norm(vector)
         if not norm or not np.isfinite(norm):
             return np.inf
-        vector = {name: part / norm for name, part in vector.items()}
+        unit: dict[str, Host] = {name: part / norm for name, part in vector.items()}
         step = 1e-5 * size
         up, down = (
-            backprop(point.at({name: value + sign * step * vector[name] for name, value in point.parameters.items()}))
-            for sign in (1, -1)
+            backprop(point.at({name: value + move * unit[name] for name, value in point.parameters.items()}))
+            for move in (step, -step)
         )
         vector = {name: (up[name] - down[name]) / (2 * step) for name in up}
         curvature = _norm(vector)

@@ -110,10 +110,10 @@ def report(points: list[Measured], named: Named, *, functions: bool) -> Report:
         findings += explanation(points[0], named, named.explanations[0])
     elif named.explanations:
         findings.append(_tied(points[0], named, functions))
-    for parameter in by_name:
+    for parameter, target in by_name.items():
         if parameter in named.unexplained:
             status[parameter] = "wrong, unexplained"
-            findings.append(_unexplained(point, by_name[parameter]))
+            findings.append(_unexplained(point, target))
         elif parameter not in named.right:
             status[parameter] = "wrong" if proved else "wrong, explained in several ways"
     if named.eps > max(EPS64, *(t.eps for t in targets)) and not named.explanations:

@@ -126,7 +126,7 @@ class Checked:
                 Finding(
                     "not_scalar",
                     None,
-                    "The function must return the loss, one real number; it returns something else, such as the output.",
+                    "The function must return the loss, one real number; it returns something else.",
                     f"it returned {type(value).__name__} of shape {array.shape}",
                     "return np.mean((prediction - target)**2)   # one number, not the predictions or one loss a row",
                 )
@@ -250,7 +250,7 @@ def _cached(which: str, evidence: str) -> Finding:
     return Finding(
         "cached",
         None,
-        f"The {which} does not depend on the parameters it is given alone: it uses stored ones, or a stored forward pass.",
+        f"The {which} does not depend on its argument alone: it uses stored parameters, or a stored forward pass.",
         evidence,
         "Compute everything from the argument: run the forward pass inside the function, with its parameters.",
     )

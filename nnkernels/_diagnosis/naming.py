@@ -11,8 +11,9 @@ import numpy as np
 from nnkernels._data import Host
 from nnkernels._diagnosis.arrays import EPS32, EPS64, UNSUMMED, Target, layout
 from nnkernels._diagnosis.factors import Change, backprop, scales
+from nnkernels._diagnosis.matching import NEAR, Scales
 from nnkernels._diagnosis.point import Point, random_point
-from nnkernels._diagnosis.search import NEAR, Scales, Search, State
+from nnkernels._diagnosis.search import Search, State
 
 ROUNDINGS = {EPS32: 128, EPS64: 4096}  #: how many roundings of each of its terms a gradient may be off
 ROWS_OF_RANDOM_POINTS = (5, 7, 11)
@@ -213,7 +214,7 @@ def _expand(point: Point, states: Iterable[State]) -> list[Changes]:
 
 
 def _preference(changes: Changes) -> tuple[int, int, int, Changes]:
-    """Shared factors first, since one mistake is likelier than the same one in each gradient; the simplest name first."""
+    """Shared factors first: one mistake is likelier than the same one in each gradient; then the simplest name."""
     elsewhere = sum(change.site == "error" for change in changes)
     return len(changes), sum(change.parameter is not None for change in changes), elsewhere, changes
 
@@ -227,10 +228,11 @@ def _group(point: Point, names: Sequence[str], programs: Iterable[Changes]) -> l
         seen = _signature(others, names, changes)
         marks = frozenset(f"{c.layer}{c.key}" for c in changes if c.key in ("transposed", UNSUMMED))
         for known, known_marks, group in groups:
-            if seen is not None and known is not None and marks == known_marks:
-                if np.abs(seen - known).max() <= 1e-9:
-                    group.append(changes)
-                    break
+            if seen is None or known is None or marks != known_marks:
+                continue
+            if np.abs(seen - known).max() <= 1e-9:
+                group.append(changes)
+                break
         else:
             groups.append((seen, marks, [changes]))
     return [group for _, _, group in groups]

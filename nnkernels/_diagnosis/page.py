@@ -19,17 +19,19 @@ STYLE = """
 .nnk td { padding: .15em .9em .15em 0; text-align: left; vertical-align: top; border: 0; }
 .nnk .finding { border-left: 4px solid #a31515; background: #fbf5f4; padding: .6em 1em; margin: .9em 0; color: #222; }
 .nnk .finding b.message { display: block; margin-bottom: .3em; } .nnk .label { color: #777; white-space: nowrap; }
-.nnk code { font: 13px/1.45 ui-monospace, Consolas, monospace; white-space: pre-wrap; background: none; color: inherit; }
+.nnk code { font: 13px/1.45 ui-monospace, monospace; white-space: pre-wrap; background: none; color: inherit; }
 .nnk .wrong code { color: #a31515; } .nnk .right code, .nnk .fix code { color: #176d33; }
 .nnk .state-right { color: #176d33; } .nnk .state-wrong { color: #a31515; } .nnk .note { color: #555; }
 .nnk figure { margin: 1.2em 0; } .nnk figcaption { font-weight: 600; } .nnk img { max-width: 100%; }
 """
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>body {{ margin: 2rem auto; padding: 0 1.2rem; max-width: 62rem; background: #fff; }}</style>
-</head><body>{body}{figures}<p class="note" style="font: 13px system-ui; color: #777">nnkernels {version}</p></body></html>
+<title>{title}</title>
+<style>body {{ margin: 2rem auto; padding: 0 1.2rem; max-width: 62rem; background: #fff; }}</style></head>
+<body>{body}{figures}<div class="nnk"><p class="note">nnkernels {version}</p></div></body></html>
 """
 CODE = ("wrong", "right", "fix")
+GOOD = ("right", "agrees", "healthy")
 
 
 def fragment(report: Report) -> str:
@@ -55,7 +57,10 @@ def page(report: Report) -> str:
 
 
 def _state(state: str) -> str:
-    return f"state-{'right' if state.startswith(('right', 'agrees', 'healthy')) else 'wrong' if state.startswith(('wrong', 'differs')) else 'other'}"
+    for kind, starts in (("right", GOOD), ("wrong", ("wrong", "differs"))):
+        if state.startswith(starts):
+            return f"state-{kind}"
+    return "state-other"
 
 
 def _finding(finding: Finding) -> str:
@@ -73,4 +78,5 @@ def _figure(title: str, picture: object) -> str:
     content = BytesIO()
     picture.savefig(content, format="png", dpi=130)  # type: ignore[attr-defined]
     source = b64encode(content.getvalue()).decode()
-    return f"<figure><figcaption>{escape(title)}</figcaption><img alt='{escape(title)}' src='data:image/png;base64,{source}'></figure>"
+    image = f"<img alt='{escape(title)}' src='data:image/png;base64,{source}'>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{image}</figure>"

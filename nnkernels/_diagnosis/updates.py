@@ -86,7 +86,8 @@ def _read(point: Point, update: Any) -> tuple[dict[str, Host], dict[str, Host], 
     for parameter in after:
         if parameter not in point.parameters or parameter not in before:
             raise KeyError(
-                f"update names {parameter!r}; before and after must both have it, and the network: {', '.join(point.parameters)}"
+                f"update names {parameter!r}; before and after must both have it, and the network, which has "
+                f"{', '.join(point.parameters)}"
             )
         shape = point.parameters[parameter].shape
         old[parameter] = to_floats(before[parameter], np.float64, f'before["{parameter}"]').reshape(-1)
@@ -125,7 +126,8 @@ def _finding(code: str, parameter: str, before: Host, after: Host, gradient: Hos
     layer, _, kind = parameter.partition(".")
     symbol = f"{'W' if kind == 'weight' else 'b'}{layer}"
     if after.shape == before.shape:
-        evidence = f"it moved by {np.abs(after - before).max():.3g}; the gradient's largest element is {np.abs(gradient).max():.3g}"
+        moved, largest = np.abs(after - before).max(), np.abs(gradient).max()
+        evidence = f"it moved by {moved:.3g}; the gradient's largest element is {largest:.3g}"
     else:
         evidence = f"its shape was {before.shape} and is {after.shape}"
     right = f"{symbol} -= learning_rate * d{symbol}" + (

@@ -144,7 +144,7 @@ def _shared(formulas: Formulas, site: str, change: Change) -> Words:
         if code == "sign" and layer == formulas.top:
             return Words(
                 code,
-                "The error has the wrong sign: (target - prediction) points uphill if it is subtracted like a gradient.",
+                "The error has the wrong sign: (target - prediction), subtracted as a gradient is, goes uphill.",
                 right.replace("(p - t)", "(t - p)"),
                 right,
             )
@@ -404,12 +404,12 @@ def _end(formulas: Formulas, change: Change, kind: str, right: str) -> Words:
         ),
         "penalty": (
             "penalty",
-            f"The gradient of {change.parameter} has a term {value:.6g} * {symbol} of an L2 penalty that the loss has not.",
+            f"The gradient of {change.parameter} has a term {value:.6g} * {symbol} of an L2 penalty too many.",
             f"{right} + {value:.6g} * {symbol}",
         ),
         "absolute_penalty": (
             "penalty",
-            f"The gradient of {change.parameter} has a term {value:.6g} * sign({symbol}) of an L1 penalty that the loss has not.",
+            f"The gradient of {change.parameter} has a term {value:.6g} * sign({symbol}) of an L1 penalty too many.",
             f"{right} + {value:.6g} * np.sign({symbol})",
         ),
         "rounded": (
@@ -424,7 +424,7 @@ def _end(formulas: Formulas, change: Change, kind: str, right: str) -> Words:
         ),
         "zero": (
             "zero",
-            f"The gradient of {change.parameter} is zero everywhere: it is not computed, reset, or a factor of it is 0.",
+            f"The gradient of {change.parameter} is zero: it is not computed, reset, or a factor of it is 0.",
             f"{name} = 0",
         ),
     }[change.key]

@@ -125,8 +125,8 @@ class Network:
             for (dw, db), (gw, gb) in zip(sums, self.row_gradients(row, target), strict=True):
                 if "last row only" in self.slips:
                     dw[...], db[...] = 0, 0
-                dw += gw
-                db += gb
+                np.add(dw, gw, out=dw)
+                np.add(db, gb, out=db)
         scale = 1 if "sum, no mean" in self.slips else 1 / len(x)
         scale = scale / len(x) if "mean twice" in self.slips else scale
         scale = 2 * scale if "factor 2" in self.slips else scale
