@@ -142,7 +142,7 @@ def dead_relu(point: Point) -> Iterator[Finding]:
             yield Finding(
                 "dead_relu",
                 f"layer {layer}",
-                f"{int(off.sum())} of {len(off)} relu units of layer {layer} are off for every row: nothing moves them.",
+                f"{int(off.sum())} of {len(off)} units of layer {layer} are off for every row: nothing moves them.",
                 f"units {', '.join(map(str, np.flatnonzero(off)[:10]))}: all z <= 0",
                 f'{_dense(point, layer)}, activation="leaky_relu")   # or a smaller learning rate',
             )
@@ -284,7 +284,9 @@ def critical_point(point: Point, gradients: dict[str, Host]) -> Iterator[Finding
 def largest_stable_rate(point: Point, iterations: int = 20) -> float:
     """Return 2 / the largest curvature, by power iteration on differences of gradients."""
     rng = np.random.default_rng(0)
-    vector: dict[str, Host] = {name: rng.normal(size=value.shape) for name, value in point.parameters.items()}
+    vector: dict[str, Host] = {
+        name: np.asarray(rng.normal(size=value.shape)) for name, value in point.parameters.items()
+    }
     size = 1 + max(float(np.abs(value).max()) for value in point.parameters.values())
     curvature = 0.0
     for _ in range(iterations):

@@ -196,7 +196,8 @@ def _evidence(measured: Measured, changes: Changes, named: Named) -> str:
         off = max(off, float(np.abs(view - wrong[target.parameter]).max()) / size)
         missed = max(missed, float(np.abs(view - right[target.parameter]).max()) / size)
     missing = f"{missed:.0%}" if missed > 0.01 else f"{missed:.1e}"
-    return f"the wrong formula gives your numbers to {off:.0e} of the largest; the right one misses them by {missing}"
+    hit = f"to {off:.0e} of the largest" if off else "to the last bit"
+    return f"the wrong formula gives your numbers {hit}; the right one misses them by {missing}"
 
 
 def _tied(measured: Measured, named: Named, functions: bool) -> Finding:

@@ -66,11 +66,12 @@ def ratios(array: Host, right: Host) -> Figure:
     reach = float(np.clip(np.nanmax(np.abs(ratio - 1)), 0.1, 3)) if usable.any() else 1.0
     height = min(1.3 + 0.3 * len(ratio), 6)
     figure = Figure(figsize=(min(2.5 + 0.4 * ratio.shape[1], 9), height), layout="constrained")
-    axes = figure.add_subplot(xlabel="unit", ylabel="input")
+    axes = figure.add_subplot(xlabel="unit", ylabel="input" if len(ratio) > 1 else "")
     image = axes.imshow(ratio, cmap="RdBu", vmin=1 - reach, vmax=1 + reach, aspect="auto")
     if ratio.size <= 60:
         for (i, j), value in np.ndenumerate(ratio):
-            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8)
+            dark = abs(value - 1) > 0.6 * reach
+            axes.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.set_xticks(range(ratio.shape[1]) if ratio.shape[1] <= 20 else [])
     axes.set_yticks(range(len(ratio)) if len(ratio) <= 20 else [])
     figure.colorbar(image, ax=axes, label="yours / right")

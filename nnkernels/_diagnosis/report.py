@@ -111,7 +111,7 @@ class Report:
         return f"Report({self.summary})"
 
     def __str__(self) -> str:
-        parts = [self.summary]
+        parts = ["\n".join(wrap(self.summary, WIDTH))]
         if self.status:
             width = max(map(len, self.status))
             parts.append("\n".join(f"  {name:{width}}  {state}" for name, state in self.status.items()))
