@@ -133,9 +133,9 @@ def score(number, seed):
 
 
 def test_the_second_corpus_is_named_and_nobody_is_accused_of_something_else():
-    named, accused = score(40, seed=100)
+    named, accused = score(30, seed=100)
     assert accused == []
-    assert named >= 0.9 * 40
+    assert named >= 0.9 * 30
 
 
 @pytest.mark.long
@@ -227,7 +227,7 @@ def test_single_mistakes_are_named(name):
     net, point = make_point(*NETWORKS[name])
     changes = space(point)
     rng = np.random.default_rng(0)
-    some = [changes[i] for i in rng.choice(len(changes), 40, replace=False)]
+    some = [changes[i] for i in rng.choice(len(changes), 25, replace=False)]
     missed = [change for change in some if not is_named(net, point, (change,))]
     assert len(missed) <= 0.05 * len(some), missed
 
@@ -253,7 +253,7 @@ def unnamed_pairs(number, seed):
 
 
 def test_pairs_of_mistakes_are_explained():
-    assert len(unnamed_pairs(100, seed=0)) <= 2
+    assert len(unnamed_pairs(60, seed=0)) <= 1
 
 
 @pytest.mark.long

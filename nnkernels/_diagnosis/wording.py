@@ -145,7 +145,7 @@ def _shared(formulas: Formulas, site: str, change: Change) -> Words:
             return Words(
                 code,
                 "The error has the wrong sign: (target - prediction), subtracted as a gradient is, goes uphill.",
-                right.replace("(p - t)", "(t - p)"),
+                right.replace("p - t", "t - p") if "p - t" in right else times_scale(right, key),
                 right,
             )
         return Words(code, f"delta{layer} {message}, and so is all below it.", times_scale(right, key), right)
