@@ -14,13 +14,29 @@ import numpy as np
 
 from nnkernels._data import Host
 from nnkernels._diagnosis.arrays import Target, View
-from nnkernels._diagnosis.factors import FREE, Chain, Change, bias_inputs, inputs, row_choices, scales, weight_gradient
+from nnkernels._diagnosis.factors import (
+    FREE,
+    Chain,
+    Change,
+    backprop,
+    bias_inputs,
+    inputs,
+    row_choices,
+    scales,
+    weight_gradient,
+)
 from nnkernels._diagnosis.point import Point
 
 NEAR = 1000.0  #: how much closer than any other an explanation must be
 CLOSEST = 2e-3  #: relative to the largest element, beyond which nothing is near
 UNEXPLAINED = 100  #: costs more than any explanation
+CAPS = (2e-5, 1e-9)  #: what rounding can be relative to the largest element, at most: of float32, of float64
 PROBES = 4
+
+
+def nothing(right: Host, eps: float) -> float:
+    """Return the size below which a gradient is zero to rounding, beside the right one."""
+    return 128 * eps * float(np.abs(right).max(initial=0)) + 1e-300
 
 
 class Hit(NamedTuple):
@@ -91,6 +107,8 @@ class Matching:
         self.point, self.tolerance, self.eps = point, tolerance, eps
         self.scales, self.rows = Scales(point), row_choices(point.rows)
         self.inputs = [inputs(point, layer) for layer in range(point.depth)]
+        right = backprop(point)
+        self.nothing = {t.parameter: nothing(right[t.parameter], eps) for t in targets}
         rng = np.random.default_rng(0)
         self.probes = {t.parameter: self._probe(rng, t) for t in targets}
 
@@ -202,7 +220,7 @@ class Matching:
         size = float(np.sqrt((view.array**2).sum())) + float(self.tolerance[target.parameter].max())
         reach = min(NEAR * self._relative(target, view.array), CLOSEST) * 8 * size
         if not view.array.any():
-            reach = 8 * float(self.tolerance[target.parameter].max()) * np.sqrt(view.array.size)
+            reach = 8 * self.nothing[target.parameter] * np.sqrt(view.array.size)
         close = (np.isfinite(ratio) & (misfit <= reach)) if view.array.any() else square <= reach**2
         if close.any() and view.array.any():
             off = np.abs(ratio[close][:, None] / self.scales.values - 1).min(axis=1)
@@ -213,22 +231,17 @@ class Matching:
         """What rounding may do, relative to the largest element."""
         top = float(np.abs(array).max())
         limit = float(self.tolerance[target.parameter].max())
-        return min(max(limit / top if top else 1.0, 16 * self.eps), 1e-5 if self.eps < 1e-10 else 1e-4)
+        return min(max(limit / top if top else 1.0, 16 * self.eps), CAPS[self.eps < 1e-10])
 
-    def allowed(self, target: Target, gradient: Host) -> Host:
-        """What rounding may do to a gradient that need not be the right one, elementwise."""
-        right = self.tolerance[target.parameter]
-        return (
-            np.maximum(np.abs(gradient).max() * self._relative(target, gradient), np.minimum(right, right.max()))
-            if gradient.any()
-            else right
-        )
+    def allowed(self, target: Target, gradient: Host) -> float:
+        """What rounding may do to a gradient that is not the right one: relative to its largest element, and little."""
+        return float(np.abs(gradient).max()) * self._relative(target, gradient)
 
     def _scaled(self, target: Target, view: View, delta: Host, slope: str, input_key: str, rows: str) -> Iterator[Hit]:
         """Yield the hits at each scale that comes near enough."""
         gradient = self.gradient(target, delta, input_key, rows)
         top = float(np.abs(gradient).max())
-        if top <= float(self.tolerance[target.parameter].max()):
+        if top <= self.nothing[target.parameter]:
             if not view.array.any():
                 yield Hit(slope, input_key, rows, 1.0, view, 0.0)
             return
@@ -294,7 +307,7 @@ class Matching:
             if given is None:  # again, now that the scale is known exactly
                 strength = fit(array - scale * gradient, direction) or 0.0
             distance = self._distance(target, array, scale * gradient + strength * direction)
-            if distance <= 1 and abs(strength) * np.abs(direction).max() > 8 * self.allowed(target, gradient).max():
+            if distance <= 1 and abs(strength) * np.abs(direction).max() > 8 * self.allowed(target, gradient):
                 end = Change(f"{target.kind} end", target.layer, key, float(strength))
                 yield start._replace(scale=scale, distance=distance, extra=(end,))
 

@@ -11,11 +11,12 @@ import numpy as np
 from nnkernels._data import Host
 from nnkernels._diagnosis.arrays import EPS32, EPS64, UNSUMMED, Target, layout
 from nnkernels._diagnosis.factors import Change, backprop, scales
-from nnkernels._diagnosis.matching import NEAR, Scales
+from nnkernels._diagnosis.matching import CAPS, NEAR, Scales, nothing
 from nnkernels._diagnosis.point import Point, random_point
 from nnkernels._diagnosis.search import Search, State
 
 ROUNDINGS = {EPS32: 128, EPS64: 4096}  #: how many roundings of each of its terms a gradient may be off
+FEW = 3  #: elements that are evidence of something
 ROWS_OF_RANDOM_POINTS = (5, 7, 11)
 LAYOUTS = ("straight", "transposed")
 
@@ -115,31 +116,41 @@ def _name(points: Sequence[Measured], eps: float, convention: str) -> Named:
     if len(right) == len(names):
         return Named(tuple(names), [], (), None, convention, eps, 0.0)
     first = next(i for i, m in enumerate(points) if len(_right([m], [tolerances[i]])) < len(names))
-    targets = [_without_noise(t, tolerances[first][t.parameter]) for t in points[first].targets]
-    states = Search(points[first].point, targets, tolerances[first], eps).run()
+    point, right_here = points[first].point, backprop(points[first].point)
+    targets = [_without_noise(t, right_here[t.parameter]) for t in points[first].targets]
+    states = Search(point, targets, tolerances[first], eps).run()
     explained = [s for s in states if not s.near and any(d <= 1 for d in s.distances.values())]
     best = min((s.rank for s in explained), default=(len(names), 0))
     exact = [s for s in explained if s.rank == best]
-    programs = _expand(points[first].point, exact)
-    for i, measured in enumerate(points):
-        if i != first:
-            done = {p for s in exact for p, d in s.distances.items() if d <= 1}
-            programs = [c for c in programs if _gives(measured, c, tolerances[i], eps, done)]
-    unexplained = tuple(p for p in names if not exact or exact[0].distances[p] > 1)
-    if not programs or not any(programs):
+    done = {p for s in exact for p, d in s.distances.items() if d <= 1}
+    if done < set(names):  # where something stays unexplained, a number or two are no evidence
+        done -= {t.parameter for t in targets if t.parameter not in right and right_here[t.parameter].size < FEW}
+    programs = {_needed(points[first], c, done - set(right), eps) for c in _expand(point, exact)} - {()}
+    programs = {c for c in programs if all(_gives(m, c, eps, done) for m in points)}
+    unexplained = tuple(p for p in names if p not in done and p not in right)
+    if not programs:
         return Named(right, [], tuple(p for p in names if p not in right), None, convention, eps, np.inf)
-    groups = _group(points[first].point, names, programs)
+    groups = _group(point, names, sorted(programs, key=_preference))
     distance = min((max(d for d in s.distances.values() if d <= 1) for s in exact), default=np.inf)
     rival = _rival(states, exact, best, distance, eps) if len(points) == 1 else None
-    explained_right = tuple(p for p in names if p in right and p not in unexplained)
-    return Named(explained_right, groups, unexplained, rival, convention, eps, distance)
+    return Named(right, groups, unexplained, rival, convention, eps, distance)
 
 
-def _without_noise(target: Target, allowed: Host) -> Target:
+def _without_noise(target: Target, right: Host) -> Target:
     """Return a target as zeros if it is nothing but rounding."""
-    if target.size > float(allowed.max()):
+    if target.size > nothing(right, target.eps):
         return target
     return target._replace(views=tuple(view._replace(array=np.zeros_like(view.array)) for view in target.views))
+
+
+def _needed(measured: Measured, changes: Changes, parameters: set[str], eps: float) -> Changes:
+    """Leave out what the wrong gradients do not need, and what concerns none of them."""
+    kept = tuple(c for c in changes if c.parameter is None or c.parameter in parameters)
+    for change in kept:
+        fewer = tuple(c for c in kept if c != change)
+        if _gives(measured, fewer, eps, parameters):
+            kept = fewer
+    return kept
 
 
 def tolerance(point: Point, eps: float) -> dict[str, Host]:
@@ -178,16 +189,16 @@ def _is(target: Target, gradient: Host, allowed: Host) -> bool:
     return any((np.abs(v.array - gradient) <= allowed).all() for v in target.views if not v.mistake)
 
 
-def _gives(
-    measured: Measured, changes: Changes, allowed: dict[str, Host], eps: float, parameters: Iterable[str]
-) -> bool:
-    """Tell whether an explanation gives the user's numbers at another point, too."""
+def _gives(measured: Measured, changes: Changes, eps: float, parameters: Iterable[str]) -> bool:
+    """Tell whether an explanation gives the user's numbers at a point, and whether that is any evidence."""
+    right, marks = backprop(measured.point), {(c.layer, c.key) for c in changes}
     gradients = _without_layout(measured.point, changes)
     for target in measured.targets:
         if target.parameter in parameters:
             gradient = gradients[target.parameter]
-            limit = np.maximum(allowed[target.parameter].max(), 256 * eps * np.abs(gradient).max())
-            if not any((np.abs(view.array - gradient) <= limit).all() for view in target.views):
+            limit = CAPS[eps < EPS32] * np.abs(gradient).max() + nothing(right[target.parameter], target.eps)
+            views = [v for v in target.views if not v.mistake or (target.layer, v.mistake) in marks]
+            if not any((np.abs(view.array - gradient) <= limit).all() for view in views):
                 return False
     return True
 
@@ -209,8 +220,7 @@ def _expand(point: Point, states: Iterable[State]) -> list[Changes]:
             options.append([tuple(Change(site, layer, key) for key in keys) for keys in known.keys(value)])
         for combination in product(*options):
             programs.add(tuple(sorted([*rest, *(c for part in combination for c in part)])))
-    simplest = [p for p in programs if not any(set(other) < set(p) for other in programs)]
-    return sorted(simplest, key=_preference)[:60]
+    return sorted((p for p in programs if not any(set(other) < set(p) for other in programs)), key=_preference)[:60]
 
 
 def _preference(changes: Changes) -> tuple[int, int, int, Changes]:

@@ -159,7 +159,7 @@ class Search:
                     or any(abs(rate - known) <= 1e-6 * abs(known) for known in fitted)
                 ):
                     continue
-                if np.abs(view.array - base - rate * slope).max() <= self.match.allowed(target, base).max():
+                if np.abs(view.array - base - rate * slope).max() <= self.match.allowed(target, base):
                     fitted.append(rate)
         return fitted
 
