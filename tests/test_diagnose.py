@@ -567,3 +567,53 @@ def test_a_page_escapes_what_it_shows():
     page = nnk._diagnosis.report.Report("<script>", [finding], {"<i>": "wrong"}, ["<u>"])._repr_html_()
     for raw in ("<script>", "<b>", "<i>", "<u>"):
         assert raw not in page.replace("<b class", "")
+
+
+# ---- mistakes that are in no space -----------------------------------------------------------------------------------
+
+
+def with_noise(network, x, t, rng):
+    return {name: value * (1 + 0.01 * rng.normal(size=value.shape)) for name, value in network.gradients(x, t).items()}
+
+
+def clipped(network, x, t, rng):
+    return {name: np.clip(v, -np.abs(v).max() / 2, np.abs(v).max() / 2) for name, v in network.gradients(x, t).items()}
+
+
+def weighted_rows(network, x, t, rng):
+    weights = rng.uniform(0.5, 2, len(x)) / len(x)
+    parts = [network.gradients(x[i : i + 1], t[i : i + 1]) for i in range(len(x))]
+    return {name: sum(w * part[name] for w, part in zip(weights, parts, strict=True)) for name in parts[0]}
+
+
+def at_other_weights(network, x, t, rng):
+    moved = [1.01 * w for w in network.weights]
+    return generated.Network(network.layers, moved, network.biases, network.loss).gradients(x, t)
+
+
+OUTSIDE = {
+    "noise": with_noise,
+    "clipped": clipped,
+    "weighted rows": weighted_rows,
+    "other weights": at_other_weights,
+    "missing row": lambda network, x, t, rng: network.gradients(x[1:], t[1:]),
+    "shifted inputs": lambda network, x, t, rng: network.gradients(x + 0.1, t),
+    "smoothed labels": lambda network, x, t, rng: network.gradients(x, 0.9 * t + 0.05),
+    "scaled by 0.37": lambda network, x, t, rng: {k: 0.37 * v for k, v in network.gradients(x, t).items()},
+    "squared": lambda network, x, t, rng: {k: v**2 for k, v in network.gradients(x, t).items()},
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_in_no_space_is_not_called_something_else(name, dtype):
+    rng = np.random.default_rng(len(name))
+    for _ in range(4):
+        layers, loss, weights, biases, x, t = generated.draw(rng)
+        x, t = np.concatenate([x] * 2)[:40] + 0.01, np.concatenate([t] * 2)[:40]
+        gradients = OUTSIDE[name](generated.Network(layers, weights, biases, loss), x, t, rng)
+        parameters = {f"{i}.weight": w for i, w in enumerate(weights)} | {f"{i}.bias": b for i, b in enumerate(biases)}
+        net = network_of([(*layer, True) for layer in layers], parameters, dtype)
+        gradients = {key: value.astype(dtype) for key, value in gradients.items()}
+        report = nnk.diagnose(net, x, t, loss=loss, gradients=gradients)
+        assert {finding.code for finding in report.findings} <= UNNAMED, str(report)

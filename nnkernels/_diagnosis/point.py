@@ -152,7 +152,8 @@ class Point:
     def _loss_noise(self, z_error: Host) -> Host:
         """Magnitude of the terms of the output's delta."""
         slope = np.abs(self.slopes[-1])
-        terms = np.abs(self.p) + np.abs(self.t) + slope * z_error
+        underflow = 1e-30  # p may be 0 in float32 where it is 1e-40
+        terms = np.abs(self.p) + np.abs(self.t) + slope * z_error + underflow
         if self.squash == "softmax":
             terms = terms + self.p * (self.p * z_error).sum(axis=1, keepdims=True)
         if self.fused:

@@ -214,20 +214,7 @@ class Search:
         state, choices = candidate.state, list[list[tuple[Target, int, Hit | None]]]()
         untouched = candidate.cost == 0 and slope in FREE and scale == 1
         for target in given:
-            priced = [
-                (hit.cost(slope) + self.match.scales.cost(hit.scale / scale), hit) for hit in hits[target.parameter]
-            ]
-            priced = [
-                pair
-                for pair in priced
-                if pair[0] <= min(budget, self.bounds[target.parameter]) or not pair[1].view.array.any()
-            ]
-            exact = [pair for pair in priced if pair[1].distance <= 1] or priced
-            cheapest = min((cost for cost, _ in exact), default=0)
-            options: list[tuple[int, Hit | None]] = []
-            options += [(cost, hit) for cost, hit in exact if cost == cheapest][:4]
-            if untouched and not any(hit.distance <= 1 for _, hit in exact):
-                options.append((UNEXPLAINED, None))
+            options = self._options(target, hits[target.parameter], slope, scale, budget, untouched=untouched)
             if not options:
                 return
             choices.append([(target, cost, hit) for cost, hit in options])
@@ -246,6 +233,22 @@ class Search:
             explained = all(hit is not None for _, _, hit in combination)
             pending = 0 if explained else state.pending + chain_cost
             yield State(changes, cost, pending, chain, distances, state.rate, penalty)
+
+    def _options(
+        self, target: Target, hits: list[Hit], slope: str, scale: float, budget: int, *, untouched: bool
+    ) -> list[tuple[int, Hit | None]]:
+        """Return the cheapest hits of a target with their costs; none of them, too, where nothing has been changed."""
+        bound = min(budget, self.bounds[target.parameter])
+        priced = [(hit.cost(slope) + self.match.scales.cost(hit.scale / scale), hit) for hit in hits]
+        priced = [(cost, hit) for cost, hit in priced if cost <= bound or not hit.view.array.any()]
+        exact = [(cost, hit) for cost, hit in priced if hit.distance <= 1]
+        options: list[tuple[int, Hit | None]] = []
+        if priced:
+            cheapest = min(cost for cost, _ in exact or priced)
+            options += [(cost, hit) for cost, hit in exact or priced if cost == cheapest][:4]
+        if untouched and not exact:
+            options.append((UNEXPLAINED, None))
+        return options
 
     def _own_changes(self, target: Target, hit: Hit, slope: str, scale: float) -> tuple[Change, ...]:
         kind, layer = target.kind, target.layer
