@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -126,7 +126,8 @@ def _name(points: Sequence[Measured], eps: float, convention: str) -> Named:
     if done < set(names):  # where something stays unexplained, a number or two are no evidence
         done -= {t.parameter for t in targets if t.parameter not in right and right_here[t.parameter].size < FEW}
     programs = {_needed(points[first], c, done - set(right), eps) for c in _expand(point, exact)} - {()}
-    programs = {c for c in programs if all(_gives(m, c, eps, done) for m in points)}
+    allowed = [{p: t[p] for p in right} for t in tolerances]
+    programs = {c for c in programs if all(_gives(m, c, eps, done, a) for m, a in zip(points, allowed, strict=True))}
     unexplained = tuple(p for p in names if p not in done and p not in right)
     if not programs:
         return Named(right, [], tuple(p for p in names if p not in right), None, convention, eps, np.inf)
@@ -189,14 +190,21 @@ def _is(target: Target, gradient: Host, allowed: Host) -> bool:
     return any((np.abs(v.array - gradient) <= allowed).all() for v in target.views if not v.mistake)
 
 
-def _gives(measured: Measured, changes: Changes, eps: float, parameters: Iterable[str]) -> bool:
-    """Tell whether an explanation gives the user's numbers at a point, and whether that is any evidence."""
+def _gives(
+    measured: Measured,
+    changes: Changes,
+    eps: float,
+    parameters: Iterable[str],
+    allowed: Mapping[str, Host] | None = None,
+) -> bool:
+    """Tell whether an explanation gives the user's numbers: tightly, or, where they are right, as `allowed`."""
     right, marks = backprop(measured.point), {(c.layer, c.key) for c in changes}
     gradients = _without_layout(measured.point, changes)
     for target in measured.targets:
         if target.parameter in parameters:
             gradient = gradients[target.parameter]
             limit = CAPS[eps < EPS32] * np.abs(gradient).max() + nothing(right[target.parameter], target.eps)
+            limit = np.maximum(limit, (allowed or {}).get(target.parameter, 0.0))
             views = [v for v in target.views if not v.mistake or (target.layer, v.mistake) in marks]
             if not any((np.abs(view.array - gradient) <= limit).all() for view in views):
                 return False
