@@ -617,3 +617,4 @@ def test_what_is_in_no_space_is_not_called_something_else(name, dtype):
         gradients = {key: value.astype(dtype) for key, value in gradients.items()}
         report = nnk.diagnose(net, x, t, loss=loss, gradients=gradients)
         assert {finding.code for finding in report.findings} <= UNNAMED, str(report)
+        assert not report.ok, "a wrong gradient of a deep network passes as right"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,10 @@ from nnkernels._data import Host
 from nnkernels._layers import Dense
 from nnkernels._losses import BinaryCrossEntropy, CategoricalCrossEntropy, Loss
 from nnkernels.backends.numpy import kernels
+
+ROUNDING = 1e-9  #: by which operations are disturbed, to see what rounding may do
+DISTURBANCES = 8
+UNDERFLOW = 1e-30  #: p may be 0 in float32 where it is 1e-40
 
 
 def activate(name: str, z: Host) -> tuple[Host, Host]:
@@ -97,9 +101,10 @@ class Point:
         """Name of the function that a layer's slope is of."""
         return self.squash if number == self.depth - 1 else self.layers[number].activation_name
 
-    def loss_slope(self) -> Host:
+    def loss_slope(self, argument: Host | None = None) -> Host:
         """Slope of each row's loss: with respect to z where the two are fused, else to the output."""
-        argument = self.z[-1] if self.fused else self.inputs[-1]
+        if argument is None:
+            argument = self.z[-1] if self.fused else self.inputs[-1]
         out, ones = np.empty_like(argument), np.ones(self.rows)
         with np.errstate(all="ignore"):
             getattr(kernels, f"{self.kernel}_backward")(argument, self.t, ones, out=out, **self.loss.scalars)
@@ -126,44 +131,58 @@ class Point:
         return slope
 
     def noise(self) -> dict[str, Host]:
-        """Magnitude of the terms of each gradient: an error of one rounding, wherever it was made, is eps times this.
+        """How far one rounding in each operation carries each gradient, elementwise, in units of that rounding.
 
-        A slope counts with the terms of ``a (1 - a)``, not with its own size: who computes it that way loses that much
-        where the unit is saturated, and is not wrong.
+        Measured, by disturbing every operation at random: a bound would grow with each layer until it excuses anything.
+        A slope is disturbed by the terms of ``a (1 - a)``, not by its own size: who computes it that way loses that
+        much where the unit is saturated, and is not wrong.
         """
-        z_error, errors = list[Host](), [np.zeros_like(self.x)]
-        for number in range(self.depth):
-            below = (np.abs(self.inputs[number]) + errors[-1]) @ np.abs(self.weight(number))
-            z_error.append(below + np.abs(self.parameters.get(f"{number}.bias", 0.0)))
-            ones = 1.0 if self.function(number) in ("softplus", "elu") else 0.0  # log(1 + exp(z)), exp(z) - 1
-            size = np.abs(self.inputs[number + 1]) + ones
-            errors.append(size + np.minimum(np.abs(self.slopes[number]), 2) * z_error[-1])
-        magnitudes: dict[str, Host] = {}
-        delta = self._loss_noise(z_error[-1]) * self.factors[:, None]
-        for number in reversed(range(self.depth)):
-            magnitudes[f"{number}.weight"] = (np.abs(self.inputs[number]) + errors[number]).T @ delta
-            magnitudes[f"{number}.bias"] = delta.sum(axis=0)
-            if number:
-                curved = self.function(number - 1) not in ("identity", "relu", "leaky_relu")
-                size = np.abs(self.slopes[number - 1]) + curved * (1 + z_error[number - 1])
-                delta = delta @ np.abs(self.weight(number)).T * size
-        return magnitudes
+        rng, exact = np.random.default_rng(0), self._disturbed(None)
+        largest: dict[str, Host] = {name: np.zeros_like(gradient) for name, gradient in exact.items()}
+        for _ in range(DISTURBANCES):
+            for name, gradient in self._disturbed(rng).items():
+                largest[name] = np.maximum(largest[name], np.abs(gradient - exact[name]) / ROUNDING)
+        return largest
 
-    def _loss_noise(self, z_error: Host) -> Host:
-        """Magnitude of the terms of the output's delta."""
-        slope = np.abs(self.slopes[-1])
-        underflow = 1e-30  # p may be 0 in float32 where it is 1e-40
-        terms = np.abs(self.p) + np.abs(self.t) + slope * z_error + underflow
-        if self.squash == "softmax":
-            terms = terms + self.p * (self.p * z_error).sum(axis=1, keepdims=True)
-        if self.fused:
-            fused: Host = terms
-            return fused
-        size: Host = np.abs(self.loss_slope())
+    def _disturbed(self, rng: np.random.Generator | None) -> dict[str, Host]:
+        """Return the right gradients with every operation off by `ROUNDING` times the magnitude of its terms."""
+
+        def off(value: Host, terms: Host) -> Host:
+            return value if rng is None else value + ROUNDING * (terms + UNDERFLOW) * rng.standard_normal(value.shape)
+
+        inputs, slopes = [self.x], list[Host]()
+        z = self.x
+        for number in range(self.depth):
+            weight, bias = self.weight(number), self.parameters.get(f"{number}.bias", 0.0)
+            z = off(inputs[-1] @ weight + bias, np.abs(inputs[-1]) @ np.abs(weight) + np.abs(bias))
+            last = number == self.depth - 1
+            a, slope = activate(self.squash if last else self.layers[number].activation_name, z)
+            name = self.function(number)
+            inputs.append(off(a, np.abs(a) + (name in ("softplus", "elu"))))  # log(1 + exp(z)), exp(z) - 1
+            slopes.append(off(slope, np.abs(slope) + (name not in ("identity", "relu", "leaky_relu"))))
+        delta = self._disturbed_delta(z, inputs[-1], slopes[-1], off) * self.factors[:, None]
+        gradients: dict[str, Host] = {}
+        for number in reversed(range(self.depth)):
+            a, weight = inputs[number], self.weight(number)
+            gradients[f"{number}.weight"] = off(a.T @ delta, np.abs(a).T @ np.abs(delta))
+            gradients[f"{number}.bias"] = off(delta.sum(axis=0), np.abs(delta).sum(axis=0))
+            if number:
+                back = off(delta @ weight.T, np.abs(delta) @ np.abs(weight).T)
+                delta = back * slopes[number - 1]
+        return gradients
+
+    def _disturbed_delta(self, z: Host, p: Host, slope: Host, off: Callable[[Host, Host], Host]) -> Host:
+        """Return delta of the last layer, of each row alone."""
+        error = self.loss_slope(z if self.fused else p)
         steep = 2 / self.n_out if self.kernel == "mean_squared_error" else 1.0
-        curved = self.function(self.depth - 1) not in ("identity", "relu", "leaky_relu")
-        unfused: Host = (size + steep * terms) * (slope + curved * (1 + z_error))
-        return unfused
+        error = off(error, np.abs(error) + steep * (np.abs(p) + np.abs(self.t)))
+        if self.fused:
+            return error
+        if self.squash == "softmax":
+            terms = p * (np.abs(error) + (np.abs(error) * p).sum(axis=1, keepdims=True))
+            return off(p * (error - (error * p).sum(axis=1, keepdims=True)), terms)
+        product: Host = error * slope
+        return product
 
 
 def random_point(point: Point, rng: np.random.Generator, rows: int) -> Point:
