@@ -125,8 +125,8 @@ def _name(points: Sequence[Measured], eps: float, convention: str) -> Named:
     done = {p for s in exact for p, d in s.distances.items() if d <= 1}
     if done < set(names):  # where something stays unexplained, a number or two are no evidence
         done -= {t.parameter for t in targets if t.parameter not in right and right_here[t.parameter].size < FEW}
-    programs = {_needed(points[first], c, done - set(right), eps) for c in _expand(point, exact)} - {()}
     allowed = [{p: t[p] for p in right} for t in tolerances]
+    programs = {_needed(points[first], c, done, eps, allowed[first]) for c in _expand(point, exact)} - {()}
     programs = {c for c in programs if all(_gives(m, c, eps, done, a) for m, a in zip(points, allowed, strict=True))}
     unexplained = tuple(p for p in names if p not in done and p not in right)
     if not programs:
@@ -144,12 +144,14 @@ def _without_noise(target: Target, right: Host) -> Target:
     return target._replace(views=tuple(view._replace(array=np.zeros_like(view.array)) for view in target.views))
 
 
-def _needed(measured: Measured, changes: Changes, parameters: set[str], eps: float) -> Changes:
-    """Leave out what the wrong gradients do not need, and what concerns none of them."""
+def _needed(
+    measured: Measured, changes: Changes, parameters: set[str], eps: float, allowed: Mapping[str, Host]
+) -> Changes:
+    """Leave out what these gradients do not need, and what concerns none of them."""
     kept = tuple(c for c in changes if c.parameter is None or c.parameter in parameters)
     for change in kept:
         fewer = tuple(c for c in kept if c != change)
-        if _gives(measured, fewer, eps, parameters):
+        if _gives(measured, fewer, eps, parameters, allowed):
             kept = fewer
     return kept
 

@@ -50,6 +50,7 @@ EXCLUSIVE = (
     {"no hidden slope", "slope at the activation", "slope twice", "activation for slope"},
     {"no weights on the way back", "early update"},
     {"no output slope", "raw error back"},
+    {"no target", "target - output"},
     {"first bias negative", "bias over units"},
 )
 
