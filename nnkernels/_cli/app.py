@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nnkernels._cli.bench import bench
+from nnkernels._cli.check import check
 from nnkernels._cli.demo import demo
 from nnkernels._cli.devices import devices
 from nnkernels._cli.predict import predict
@@ -17,7 +18,8 @@ from nnkernels._version import __version__
 EPILOG = """\b
 Exit codes:
   0    it worked
-  1    a problem with the data, a file or the run, which the message names
+  1    a problem with the data, a file or the run, which the message names;
+       of check: something is wrong
   2    wrong usage
   3    the device cannot be used, or does not exist
   130  interrupted
@@ -47,5 +49,5 @@ def app(ctx: click.Context, steps: int, as_json: bool) -> None:
         )
 
 
-for command in (devices, train, predict, demo, bench):
+for command in (devices, train, predict, check, demo, bench):
     app.add_command(command)
