@@ -16,6 +16,10 @@ from nnkernels._device import Device as Device
 from nnkernels._device import DeviceStatus as DeviceStatus
 from nnkernels._device import device as device
 from nnkernels._device import devices as devices
+from nnkernels._diagnosis import HealthCheck as HealthCheck
+from nnkernels._diagnosis import check_gradients as check_gradients
+from nnkernels._diagnosis import diagnose as diagnose
+from nnkernels._diagnosis import health as health
 from nnkernels._ensemble import Ensemble as Ensemble
 from nnkernels._ensemble_training import EnsembleHistory as EnsembleHistory
 from nnkernels._ensemble_training import EnsembleProgress as EnsembleProgress

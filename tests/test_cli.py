@@ -28,6 +28,8 @@ COMMANDS = [
     ("demo", "sine"),
     ("demo", "saturation"),
     ("demo", "chain"),
+    ("demo", "broken-sine"),
+    ("check",),
 ]
 
 
@@ -298,8 +300,9 @@ def test_without_matplotlib_plot_says_what_to_install(run, data, monkeypatch):
         (("sine", "--range", "15", "--steps", "300"), "--scale"),
         (("saturation",), "1.93e-22"),
         (("chain",), "parity"),
+        (("broken-sine",), "slope_at_activation"),
     ],
-    ids=["autoencoder", "balanced", "sine", "saturation", "chain"],
+    ids=["autoencoder", "balanced", "sine", "saturation", "chain", "broken-sine"],
 )
 def test_demos_tell_their_story(run, tmp_path, arguments, words):
     result = run("demo", *arguments, "--plot", "picture.svg")
@@ -308,6 +311,86 @@ def test_demos_tell_their_story(run, tmp_path, arguments, words):
     assert "<svg" in (tmp_path / "picture.svg").read_text()
     report = json.loads(run("demo", *arguments, "--json").stdout)
     assert report["device"] == "numpy"
+
+
+# ---- check -----------------------------------------------------------------------------------------------------------
+
+BACKPROP = """
+import numpy as np
+import nnkernels as nnk
+from beside import rows
+
+network = nnk.Sequential(nnk.Dense(2, 4, activation="sigmoid"), nnk.Dense(4, 1), dtype="float64", rng=0)
+x, y = rows()
+loss = "half_squared_error"
+W0, b0, W1, b1 = network.parameters.to_host().values()
+a = 1 / (1 + np.exp(-(x @ W0 + b0)))
+delta1 = SIGN * (a @ W1 + b1 - y) / len(x)
+delta0 = delta1 @ W1.T * a * (1 - a)
+gradients = {"0.weight": x.T @ delta0, "1.weight": (a.T @ delta1).T}
+"""
+
+
+@pytest.fixture
+def backprop(tmp_path):
+    (tmp_path / "beside.py").write_text(
+        "import numpy as np\ndef rows():\n    rng = np.random.default_rng(0)\n"
+        "    return rng.normal(size=(9, 2)), rng.normal(size=(9, 1))\n"
+    )
+
+    def write(text):
+        (tmp_path / "mine.py").write_text(text)
+        return "mine.py"
+
+    return write
+
+
+def test_check_is_1_with_findings_and_0_without(run, backprop, tmp_path):
+    result = run("check", backprop(BACKPROP.replace("SIGN", "-1")), "--save", "page.html")
+    assert result.exit_code == 1
+    assert "sign" in result.stdout
+    assert "delta1 = (p - t) / B" in result.stdout
+    assert "<!doctype html>" in (tmp_path / "page.html").read_text()
+    result = run("check", backprop(BACKPROP.replace("SIGN", "1")))
+    assert result.exit_code == 0
+    assert "nothing wrong found" in result.stdout
+
+
+def test_check_as_json(run, backprop):
+    result = run("check", backprop(BACKPROP.replace("SIGN", "-1")), "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert [finding["code"] for finding in report["findings"]] == ["sign"]
+    assert report["status"]["0.bias"] == "not given"
+
+
+def test_check_of_a_function_without_a_network(run, backprop):
+    text = "import numpy as np\nparameters = np.array([1.0, 2.0])\ndef function(p): return (p**2).sum()\n"
+    result = run("check", backprop(text + "def gradient(p): return p\n"))
+    assert result.exit_code == 1
+    assert "gradient_differs" in result.stdout
+    assert run("check", backprop(text + "def gradient(p): return 2 * p\n")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("x = 3\n1 / 0\n", "mine.py, line 2: ZeroDivisionError"),
+        ("network = None\n", "defines no x"),
+        ("import numpy\n", "defines no function"),
+        (BACKPROP.replace("SIGN", "1").replace('"0.weight":', '"0.weigth":'), "Did you mean '0.weight'"),
+        (BACKPROP.replace("SIGN", "1").replace("x.T @ delta0", "np.zeros(3)"), "no orientation"),
+    ],
+    ids=["absent", "raises", "no x", "nothing", "name", "shape"],
+)
+def test_files_that_cannot_be_checked_are_one_line(run, backprop, text, message):
+    if text is not None:
+        backprop(text)
+    result = run("check", "mine.py", "--json")
+    assert result.exit_code == 1
+    assert message in stop_in(result.stderr)
+    assert result.stdout == ""
 
 
 # ---- the real thing --------------------------------------------------------------------------------------------------

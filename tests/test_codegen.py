@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import nnkernels as nnk
 from nnkernels._formulas import ACTIVATIONS, LOSSES, OPTIMIZERS
 from nnkernels._recipe import Recipe
+from nnkernels.backends._printing import without
 from nnkernels.backends.numba.codegen import choice, formulas
 from nnkernels.backends.numba.codegen.code import Code, plus, share, tiles
 from nnkernels.backends.numba.codegen.program import Packing
@@ -142,7 +143,7 @@ def test_an_update_without_decay_is_the_one_with_a_decay_of_zero(name):
     for drop in (False, True):
         scope = dict(values)
         for target, tree in OPTIMIZERS[name].statements():
-            expression = formulas._Without("weight_decay").visit(tree) if drop else tree
+            expression = without([(target, tree)], "weight_decay")[0][1] if drop else tree
             scope[target] = eval(
                 compile(ast.fix_missing_locations(ast.Expression(expression)), "", "eval"),
                 {},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mpmath import mp
 
-from nnkernels._demos import autoencoder, chain, saturation, sine
+from nnkernels._demos import autoencoder, broken_sine, chain, saturation, sine
 
 on_each_device = pytest.mark.parametrize("device", ["numpy", "numba"])
 
@@ -141,12 +141,28 @@ def test_even_numbers_alone_teach_nothing_about_odd_ones(device):
     assert "against" in chain.story(result)
 
 
+# ---- broken sine -----------------------------------------------------------------------------------------------------
+
+
+@on_each_device
+def test_the_two_mistakes_of_the_posted_program_are_named_and_mended(device):
+    result = broken_sine.run(device=device)
+    assert result.codes == ("sign", "slope_at_activation")
+    assert result.clean
+    assert result.fixed_error < 0.1 * result.variance < result.variance < result.broken_error
+    story = broken_sine.story(result)
+    assert "right: delta1 = (p - t)" in story
+    assert "nothing left to say" in story
+
+
 # ---- all -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [autoencoder, sine, saturation, chain], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [autoencoder, sine, saturation, chain, broken_sine], ids=lambda module: module.__name__
+)
 def test_stories_fit_a_terminal_and_pictures_are_drawn(module, tmp_path):
-    arguments = {"steps": 100} if module is sine else {}
+    arguments = {"steps": 100} if module in (sine, broken_sine) else {}
     result = module.run(device="numpy", **arguments)
     assert max(len(line) for line in module.story(result).splitlines()) <= 80
     module.picture(result).savefig(tmp_path / "picture.png")

@@ -35,7 +35,9 @@ def invoke(command, *more):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_in_the_text_runs(command):
+def test_a_command_in_the_text_runs(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_backprop.py").write_text("parameters = 3.0\nfunction, gradient = lambda p: p**2, lambda p: 2 * p\n")
     shorter = ["--steps", "2000"] if command.startswith("nnkernels demo sine") else []
     assert invoke(command, *shorter)
 

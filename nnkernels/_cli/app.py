@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from nnkernels._cli.bench import bench
+from nnkernels._cli.check import check
 from nnkernels._cli.demo import demo
 from nnkernels._cli.devices import devices
 from nnkernels._cli.predict import predict
@@ -18,7 +19,8 @@ from nnkernels._version import __version__
 EPILOG = """\b
 Exit codes:
   0    it worked
-  1    a problem with the data, a file or the run, which the message names
+  1    a problem with the data, a file or the run, which the message names;
+       of check: something is wrong
   2    wrong usage
   3    the device cannot be used, or does not exist
   130  interrupted
@@ -48,5 +50,5 @@ def app(ctx: click.Context, steps: int, as_json: bool) -> None:
         )
 
 
-for command in (devices, train, predict, sweep, demo, bench):
+for command in (devices, train, predict, sweep, check, demo, bench):
     app.add_command(command)

@@ -18,6 +18,7 @@ from nnkernels._cli.terminal import (
     write_picture,
 )
 from nnkernels._demos import autoencoder as autoencoder_story
+from nnkernels._demos import broken_sine as broken_sine_story
 from nnkernels._demos import chain as chain_story
 from nnkernels._demos import saturation as saturation_story
 from nnkernels._demos import sine as sine_story
@@ -38,6 +39,16 @@ def autoencoder(balanced: bool, device: str | None, plot: Path | None, as_json: 
     """Tell why a 1-1-1 autoencoder does not move."""
     check_picture(plot)
     _tell(autoencoder_story, autoencoder_story.run(balanced=balanced, device=device), plot, as_json)
+
+
+@demo.command(name="broken-sine")
+@device_option
+@plot_option("the sine and what both sets of derivatives make of it")
+@json_option
+def broken_sine(device: str | None, plot: Path | None, as_json: bool) -> None:
+    """Tell which derivatives of a posted program are wrong."""
+    check_picture(plot)
+    _tell(broken_sine_story, broken_sine_story.run(device=device), plot, as_json)
 
 
 @demo.command()
