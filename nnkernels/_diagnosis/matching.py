@@ -83,9 +83,14 @@ class Scales:
         return self._known[value]
 
     def cost(self, value: float) -> int:
-        """Return the number of factors in a value; more than any budget if there are none."""
+        """Return the number of factors in a value, with the sign thrown in; more than any budget if there are none.
+
+        The error the wrong way round is so common, with a sum for a mean, that both must leave room for a third mistake.
+        """
         keys = self.keys(value)
-        return len(keys[0]) if keys else UNEXPLAINED
+        if not keys:
+            return UNEXPLAINED
+        return max(len(keys[0]) - ("sign" in keys[0]), min(len(keys[0]), 1))
 
 
 class Matching:
