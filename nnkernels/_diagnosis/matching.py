@@ -85,7 +85,7 @@ class Scales:
     def cost(self, value: float) -> int:
         """Return the number of factors in a value, with the sign thrown in; more than any budget if there are none.
 
-        The error the wrong way round, with a sum for a mean, is so common that both must leave room for a third mistake.
+        The error the wrong way round, with a sum for a mean, is so common that both leave room for a third mistake.
         """
         keys = self.keys(value)
         if not keys:
