@@ -53,16 +53,17 @@ def _why_no_gpu(config):
 
 
 @pytest.fixture(autouse=True)
-def emulator(request, monkeypatch):
+def emulator(request):
     """The emulated GPU, there for the tests of the "cuda" backend; None where the GPU is real, or none is used."""
     emulator, parameters = request.config.emulator, getattr(request.node, "callspec", None)
     given = [] if parameters is None else [value for value in parameters.params.values() if isinstance(value, str)]
     if emulator is None or "cuda" not in given:
         yield None
         return
-    monkeypatch.setattr(probe, "check_cuda", lambda: None)
-    monkeypatch.setattr(probe, "count_devices", lambda: 1)
-    yield emulator
+    with pytest.MonkeyPatch.context() as patch:  # not the test's own, which `gpu` undoes before its emulator ends
+        patch.setattr(probe, "check_cuda", lambda: None)
+        patch.setattr(probe, "count_devices", lambda: 1)
+        yield emulator
     emulator.check_guards()
 
 
