@@ -181,7 +181,7 @@ NETWORKS = {
     "huber delta 0": (lambda: nnk.Huber(delta=0), ValueError, "delta must be positive"),
     "unknown schedule": (lambda: nnk.SGD(0.1, schedule="linear"), ValueError, "unknown schedule"),
     "warm-up of 0 steps": (lambda: nnk.WarmUp(steps=0), ValueError, "steps must be positive"),
-    "a rate of text": (lambda: nnk.SGD("0.1"), TypeError, "SGD: lr must be a number, or one for each network, not '0.1'"),
+    "a rate of text": (lambda: nnk.SGD("0.1"), TypeError, "SGD: lr must be a number, or one for each .*, not '0.1'"),
     "no rate": (lambda: nnk.Adam(None), TypeError, "Adam: lr must be a number, or one for each network, not None"),
     "an activation of an activation": (
         lambda: nnk.Activation(nnk.Activation("tanh")),
