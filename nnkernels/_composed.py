@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nnkernels._losses import Loss
     from nnkernels._network import Sequential
     from nnkernels._optimizers import Optimizer
-    from nnkernels.backends.protocol import Array
+    from nnkernels.backends.protocol import Array, Kernels
 
 BLOCK_STEPS, BLOCK_ROWS = 1024, 2**20  #: row numbers drawn at a time, at most: steps, and rows altogether
 
@@ -33,73 +33,28 @@ class Data(NamedTuple):
     weight: Array | None
 
 
-class ComposedRun:
-    """A training run as a sequence of kernel calls on the network's own parameters.
+class InPlaceRun:
+    """What a run has that trains the network's own parameters, on its device.
 
-    Parameters
+    Attributes
     ----------
-    network : Sequential or Members
-        Trained in place.
-    loss, optimizer : Loss, Optimizer
-        What is minimized, and how.
-    data : Data
-        On the network's device.
-    batch_size, steps, sampling : int, int, str
-        How batches are drawn, and how many.
-    seed : int
-        Of the row order and of dropout.
+    kernels : Kernels
+        The device's.
+    flat, total, state : Array, Array, dict of str to Array
+        The parameters, the sum of the losses so far, and the optimizer's arrays: all that a step changes.
     """
 
     note = ""  #: what went another way than planned
+    kernels: Kernels
+    flat: Array
+    total: Array
+    state: dict[str, Array]
 
-    def __init__(
-        self,
-        network: Sequential | Members,
-        loss: Loss,
-        optimizer: Optimizer,
-        data: Data,
-        *,
-        batch_size: int,
-        steps: int,
-        sampling: str,
-        seed: int,
-    ) -> None:
-        self.network: Any = network
-        self.loss, self.optimizer, self.data = loss, optimizer, data
-        self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
-        kernels, dtype, flat = network.device.kernels, network.dtype, network.parameters.flat
-        self.kernels, self.flat = kernels, flat
-        self.n_rows, self.leading = data.x.shape[-2], flat.shape[:-1]
-        networks = math.prod(self.leading)
-        self.block = max(1, min(BLOCK_STEPS, BLOCK_ROWS // (batch_size * networks), steps))
-        self.drawn = -1  # first step of the block whose order and rates are at hand
-        shape = (*self.leading, self.block, batch_size)
-        self.order = None if self._takes_all_rows() else kernels.empty(shape, np.int64)
-        self.gradient = kernels.empty(flat.shape, dtype)
-        self.state = {name: kernels.empty(flat.shape, dtype) for name in optimizer.state}
-        self.rate = kernels.empty((*self.leading, *(1 for _ in self.leading)), dtype)
-        self.step, self.total = kernels.empty((), np.int64), kernels.empty(self.leading, np.float64)
+    def _begin(self) -> None:
+        """Begin with a loss and a state of zero, and with room to remember what changes."""
         for array in (*self.state.values(), self.total):
-            kernels.fill(0, out=array)
-        self.kept = {name: kernels.empty(array.shape, array.dtype) for name, array in self._changing().items()}
-        self.update = self._bind_update()
-        self.batches = {rows: self._bind_batch(rows) for rows in self._batch_sizes()}
-
-    def advance(self, first_step: int, stops: Sequence[int]) -> list[Any]:
-        """Run up to the last of the steps `stops`; return the sum of the losses up to each of them.
-
-        The row order is drawn in blocks, outside the arithmetic, and kept from call to call.
-        """
-        losses = []
-        for end in stops:
-            while first_step < end:
-                start = first_step - first_step % self.block
-                self._draw(start)
-                stop = min(start + self.block, end)
-                self._advance_block(start, range(first_step, stop))
-                first_step = stop
-            losses.append(self._take_loss())
-        return losses
+            self.kernels.fill(0, out=array)
+        self.kept = {name: self.kernels.empty(array.shape, array.dtype) for name, array in self._changing().items()}
 
     def _take_loss(self) -> Any:
         """Return the sum of the losses of the steps since the last call."""
@@ -128,6 +83,71 @@ class ComposedRun:
 
     def _changing(self) -> dict[str, Array]:
         return {"parameters": self.flat, "total": self.total, **self.state}
+
+
+class ComposedRun(InPlaceRun):
+    """A training run as a sequence of kernel calls on the network's own parameters.
+
+    Parameters
+    ----------
+    network : Sequential or Members
+        Trained in place.
+    loss, optimizer : Loss, Optimizer
+        What is minimized, and how.
+    data : Data
+        On the network's device.
+    batch_size, steps, sampling : int, int, str
+        How batches are drawn, and how many.
+    seed : int
+        Of the row order and of dropout.
+    """
+
+    def __init__(
+        self,
+        network: Sequential | Members,
+        loss: Loss,
+        optimizer: Optimizer,
+        data: Data,
+        *,
+        batch_size: int,
+        steps: int,
+        sampling: str,
+        seed: int,
+    ) -> None:
+        self.network: Any = network
+        self.loss, self.optimizer, self.data = loss, optimizer, data
+        self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
+        kernels, dtype, flat = network.device.kernels, network.dtype, network.parameters.flat
+        self.kernels, self.flat = kernels, flat
+        self.n_rows, self.leading = data.x.shape[-2], flat.shape[:-1]
+        networks = math.prod(self.leading)
+        self.block = max(1, min(BLOCK_STEPS, BLOCK_ROWS // (batch_size * networks), steps))
+        self.drawn = -1  # first step of the block whose order and rates are at hand
+        shape = (*self.leading, self.block, batch_size)
+        self.order = None if self._takes_all_rows() else kernels.empty(shape, np.int64)
+        self.gradient = kernels.empty(flat.shape, dtype)
+        self.state = {name: kernels.empty(flat.shape, dtype) for name in optimizer.state}
+        self.rate = kernels.empty((*self.leading, *(1 for _ in self.leading)), dtype)
+        self.step, self.total = kernels.empty((), np.int64), kernels.empty(self.leading, np.float64)
+        self._begin()
+        self.update = self._bind_update()
+        self.batches = {rows: self._bind_batch(rows) for rows in self._batch_sizes()}
+
+    def advance(self, first_step: int, stops: Sequence[int]) -> list[Any]:
+        """Run up to the last of the steps `stops`; return the sum of the losses up to each of them.
+
+        The row order is drawn in blocks, outside the arithmetic, and kept from call to call.
+        """
+        losses = []
+        for end in stops:
+            while first_step < end:
+                start = first_step - first_step % self.block
+                self._draw(start)
+                stop = min(start + self.block, end)
+                self._advance_block(start, range(first_step, stop))
+                first_step = stop
+            losses.append(self._take_loss())
+        return losses
 
     def _draw(self, start: int) -> None:
         """Draw the learning rates and the row order of a block of steps, unless they are the last ones drawn."""

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cupy.cuda import runtime
 
 from nnkernels._ensemble_composed import network_rates
 from nnkernels._recipe import schedule_values, setting_values
 from nnkernels._sampling import rows_of_batches
-from nnkernels.backends.cupy import kernels, launch
+from nnkernels.backends.cupy import kernels
 from nnkernels.backends.cupy.codegen import choice
-from nnkernels.backends.cupy.training import BLOCK_ROWS, LAUNCH_SECONDS
+from nnkernels.backends.cupy.training import launch_steps, whole_run
 
 if TYPE_CHECKING:
     from nnkernels._composed import Data
@@ -58,10 +57,8 @@ class Launches:
         self.recipe, flat = plan.work.recipe, network.parameters.flat
         self.networks, self.n_rows = flat.shape[0], data.x.shape[-2]
         self.program = choice.generated(self.recipe, self.networks)
-        library = launch.library(self.program.complete, self.recipe.dtype, runtime.getDevice(), contracted=False)
-        self.run = library.kernel("run")
-        longest = int(LAUNCH_SECONDS / (plan.seconds[plan.way] / plan.work.steps))
-        self.block = max(1, min(BLOCK_ROWS // (batch_size * self.networks), longest, steps))
+        self.run = whole_run(self.program, self.recipe.dtype)
+        self.block = max(1, min(launch_steps(plan, batch_size * self.networks), steps))
         self.data = [None if part is None else kernels.from_host(part) for part in data]
         self.own_data, self.own_weight = data.x.ndim == 3, data.weight is not None and data.weight.ndim == 3
         drops = any(layer.dropout for layer in self.recipe.layers)

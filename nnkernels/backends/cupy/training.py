@@ -10,7 +10,7 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from nnkernels._composed import ComposedRun
+from nnkernels._composed import ComposedRun, InPlaceRun
 from nnkernels._errors import KernelFault
 from nnkernels._recipe import schedule_values, setting_values
 from nnkernels._sampling import batch_rows, rows_of_batches
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nnkernels._network import Sequential
     from nnkernels._optimizers import Optimizer
     from nnkernels._plan import Plan
+    from nnkernels.backends.cupy.codegen.program import Whole
     from nnkernels.backends.protocol import Array
 
 BLOCK_ROWS = 2**20  #: row numbers drawn for a launch, at most
@@ -132,7 +133,17 @@ def _abandon(stream: Any) -> None:
         _threads.streams.clear()
 
 
-class WholeRun:
+def whole_run(program: Whole, dtype: str) -> launch.Kernel:
+    """Return a whole-run program's kernel on the current device."""
+    return launch.library(program.complete, dtype, runtime.getDevice(), contracted=False).kernel("run")
+
+
+def launch_steps(plan: Plan, rows: int) -> int:
+    """Return the steps of a launch at most, by its predicted time and by the row numbers drawn for it, `rows` a step."""
+    return min(BLOCK_ROWS // rows, int(LAUNCH_SECONDS / (plan.seconds[plan.way] / plan.work.steps)))
+
+
+class WholeRun(InPlaceRun):
     """A training run in one launch a block of steps, on the network's own parameters.
 
     Parameters
@@ -142,8 +153,6 @@ class WholeRun:
     plan : Plan
         The way to run: "generated".
     """
-
-    note = ""
 
     def __init__(
         self,
@@ -162,22 +171,17 @@ class WholeRun:
         self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
         self.recipe, self.n_rows, self.flat = plan.work.recipe, plan.work.n_rows, network.parameters.flat
         self.program = choice.generated(self.recipe)
-        library = launch.library(self.program.complete, self.recipe.dtype, runtime.getDevice(), contracted=False)
-        self.run = library.kernel("run")
-        step_seconds = plan.seconds[plan.way] / plan.work.steps
-        longest = int(LAUNCH_SECONDS / step_seconds)
-        self.block = max(1, min(BLOCK_ROWS // batch_size, longest, plan.chunk, steps))
+        self.run = whole_run(self.program, self.recipe.dtype)
+        self.block = max(1, min(launch_steps(plan, batch_size), plan.chunk, steps))
         self._allocate()
 
     def _allocate(self) -> None:
         kernels, recipe = self.network.device.kernels, self.recipe
         empty, dtype, size = kernels.empty, recipe.dtype, self.flat.size
         self.kernels = kernels
-        self.state = empty((len(recipe.state), size), dtype) if recipe.state else None
-        self.total = empty((1,), np.float64)
-        for array in (self.state, self.total):
-            if array is not None:
-                kernels.fill(0, out=array)
+        self.state = {"all": empty((len(recipe.state), size), dtype)} if recipe.state else {}
+        self.total = empty((), np.float64)
+        self._begin()
         self.order = None if recipe.whole else empty((self.block, self.batch_size), np.int64)
         self.counts = empty((self.block,), np.int64) if recipe.factor is None else None
         self.schedule = empty((self.block, len(recipe.scheduled)), dtype)
@@ -186,7 +190,6 @@ class WholeRun:
         self.constant_schedule = recipe.scheduled == ("lr",) and self.optimizer.has_constant_rate
         if self.constant_schedule:
             kernels.fill(float(self.optimizer.rates(0, 1, dtype)[0]), out=self.schedule)
-        self.kept = {name: empty(array.shape, array.dtype) for name, array in self._changing().items()}
 
     def advance(self, first_step: int, stops: Sequence[int]) -> list[float]:
         """Run up to the last of the steps `stops`, a launch for each block; return the losses up to each of them."""
@@ -197,30 +200,8 @@ class WholeRun:
                 self._draw(first_step, stop - first_step)
                 self._launch(first_step, stop - first_step)
                 first_step = stop
-            losses.append(float(self.kernels.to_host(self.total)[0]))
-            self.kernels.fill(0, out=self.total)
+            losses.append(self._take_loss())
         return losses
-
-    def publish(self) -> None:
-        """Leave the network its parameters: they never were anywhere else."""
-
-    def keep(self) -> None:
-        """Remember the parameters, the optimizer's state and the loss so far, for `restore`."""
-        for name, array in self._changing().items():
-            self.kernels.copy(array, out=self.kept[name])
-
-    def restore(self) -> None:
-        """Go back to what was last kept."""
-        for name, array in self._changing().items():
-            self.kernels.copy(self.kept[name], out=array)
-
-    def finite(self) -> bool:
-        """Tell whether the loss so far, all parameters and the optimizer's state are numbers."""
-        return all(bool(np.isfinite(self.kernels.to_host(array)).all()) for array in self._changing().values())
-
-    def _changing(self) -> dict[str, Array]:
-        state = {} if self.state is None else {"state": self.state}
-        return {"parameters": self.flat, "total": self.total, **state}
 
     def _draw(self, first_step: int, count: int) -> None:
         """Draw the order and the schedule of a block of steps."""
@@ -239,6 +220,7 @@ class WholeRun:
 
     def _launch(self, first_step: int, count: int) -> None:
         program, key = self.program, self.network.key.network
-        arrays = (self.flat, self.state, self.total, self.data.x, self.data.t, self.weight, self.order, self.counts)
+        trained = (self.flat, self.state.get("all"), self.total)
+        arrays = (*trained, self.data.x, self.data.t, self.weight, self.order, self.counts)
         numbers = (self.seed, key, first_step, count, 1, 0, 0, 0, 0)
         self.run(program.blocks(1), program.threads, *arrays, self.schedule, self.settings, *numbers)
