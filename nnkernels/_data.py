@@ -120,6 +120,16 @@ def to_classes(value: Any, n_classes: int, dtype: Any, name: str) -> Host:
     return np.eye(n_classes, dtype=dtype)[labels.astype(np.int64)]
 
 
+def check_validation(problem: Any, network: Any, validation_data: Any, loss: Any) -> Any:
+    """Return checked validation data or None; `problem` is the kind that the network, or ensemble, takes."""
+    if validation_data is None:
+        return None
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+        raise TypeError("validation_data must be (x, y) or (x, y, sample_weight)")
+    x, y, *weight = validation_data
+    return problem.check(network, x, y, loss, *weight, whose="validation_data's ")
+
+
 def require_range(array: Host, low: float, high: float, name: str, why: str) -> Host:
     """Return the array if all its values are in [low, high]."""
     wrong = (array < low) | (array > high)

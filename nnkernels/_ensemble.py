@@ -16,7 +16,6 @@ from nnkernels._ensemble_data import (
     Evaluation,
     Problem,
     device_inputs,
-    initial_parameters,
     inputs,
     over_networks,
     predict,
@@ -26,7 +25,7 @@ from nnkernels._layers import Dense, chain
 from nnkernels._losses import Loss
 from nnkernels._network import Sequential
 from nnkernels._optimizers import Optimizer
-from nnkernels._parameters import Layout, Parameters
+from nnkernels._parameters import Layout, Parameters, initial_parameters
 from nnkernels._plan import Plan
 from nnkernels._sampling import Key
 

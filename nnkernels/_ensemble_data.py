@@ -11,12 +11,10 @@ import numpy as np
 from nnkernels import _losses
 from nnkernels._data import Host, to_floats, to_numpy, to_rows, to_weights
 from nnkernels._errors import DataError, ShapeError
-from nnkernels._initializers import initializer
-from nnkernels._layers import Dense
 from nnkernels._losses import Loss
 from nnkernels._parameters import Layout, Parameters
 from nnkernels._record import Record
-from nnkernels._sampling import Key, consecutive
+from nnkernels._sampling import consecutive
 from nnkernels._training import _call_all, _scaled
 from nnkernels._workspace import Forward
 
@@ -244,18 +242,3 @@ def over_networks(ensemble: Ensemble, x: Any, statistic: Callable[[Host], Host])
         for start in range(0, max(1, rows.shape[-2]), size)
     ]
     return np.concatenate(found, axis=-2)
-
-
-def initial_parameters(layers: tuple[Dense, ...], seed: int, numbers: Host, dtype: str) -> Host:
-    """Return the initial parameters of each network, (n, P): those of a Sequential with its key."""
-    layout = Layout(layers)
-    flat = np.empty((len(numbers), layout.size), dtype)
-    draws = []
-    for name, view in layout.views(flat).items():
-        number, _, kind = name.partition(".")
-        draws.append((view, initializer(getattr(layers[int(number)], f"{kind}_initializer"))))
-    for place, number in enumerate(numbers.tolist()):
-        generator = Key(seed, number).generator()
-        for view, initial in draws:
-            view[place] = initial.draw(generator, view.shape[1:])
-    return flat

@@ -12,12 +12,13 @@ import numpy as np
 from nnkernels import _optimizers
 from nnkernels._callbacks import Callback, EarlyStopping, Progress, check_callbacks
 from nnkernels._composed import Data
+from nnkernels._data import check_validation
 from nnkernels._ensemble_data import Evaluation, Problem
 from nnkernels._formulas import OPTIMIZERS, parse
 from nnkernels._losses import Loss
 from nnkernels._optimizers import Optimizer
 from nnkernels._plan import Plan, choose
-from nnkernels._training import LOGS, _positive, describe
+from nnkernels._training import describe, log_interval
 
 if TYPE_CHECKING:
     from nnkernels._data import Host
@@ -163,15 +164,8 @@ def fit(
         ensemble, x, y, loss, optimizer, batch_size, steps, epochs, sampling, sample_weight, plan
     )
     work = chosen.work
-    validation = None
-    if validation_data is not None:
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise TypeError("validation_data must be (x, y) or (x, y, sample_weight)")
-        weight = validation_data[2] if len(validation_data) == 3 else None
-        validation = Problem.check(
-            ensemble, validation_data[0], validation_data[1], problem.loss, weight, whose="validation_data's "
-        )
-    log_every = -(-work.steps // LOGS) if log_every is None else _positive("log_every", log_every)
+    validation = check_validation(Problem, ensemble, validation_data, problem.loss)
+    log_every = log_interval(log_every, work.steps)
     checked = check_callbacks(callbacks)
     rules = [callback for callback in checked if isinstance(callback, EarlyStopping)]
     if len(rules) > 1:

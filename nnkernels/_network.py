@@ -13,11 +13,10 @@ from nnkernels._callbacks import Callback, Progress
 from nnkernels._data import to_rows
 from nnkernels._device import Device, device
 from nnkernels._errors import ShapeError
-from nnkernels._initializers import initializer
 from nnkernels._layers import Dense
 from nnkernels._losses import Loss
 from nnkernels._optimizers import Optimizer, optimizer
-from nnkernels._parameters import Layout, Parameters
+from nnkernels._parameters import Layout, Parameters, initial_parameters
 from nnkernels._plan import Plan, choose
 from nnkernels._sampling import Key
 
@@ -85,11 +84,7 @@ class Sequential:
         self.key = Key.of(rng)
         self.fits = 0
         self.preprocessing: dict[str, Any] | None = None  # of a table's columns; from file to file
-        layout, generator = Layout(layers), self.key.generator()
-        flat = np.empty(layout.size, self.dtype)
-        for name, view in layout.views(flat).items():
-            number, _, kind = name.partition(".")
-            view[...] = initializer(getattr(layers[int(number)], f"{kind}_initializer")).draw(generator, view.shape)
+        flat = initial_parameters(layers, self.key.seed, [self.key.network], self.dtype)[0]
         self._parameters = self._on_device(flat, self.device)
 
     # ---- what it is --------------------------------------------------------------------------------------------------

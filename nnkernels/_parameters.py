@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkernels._data import to_floats
+from nnkernels._data import Host, to_floats
 from nnkernels._errors import ShapeError
+from nnkernels._initializers import initializer
 from nnkernels._names import nearest
+from nnkernels._sampling import Key
 
 if TYPE_CHECKING:
     from nnkernels._layers import Dense
@@ -132,3 +134,18 @@ class Parameters(Mapping[str, "Array"]):
     def __repr__(self) -> str:
         rows = ", ".join(f"{name} {shape}" for name, shape in self.layout.shapes.items())
         return f"Parameters({rows})"
+
+
+def initial_parameters(layers: tuple[Dense, ...], seed: int, numbers: Any, dtype: str) -> Host:
+    """Return the initial parameters of each network, (n, P): each by its own key."""
+    layout = Layout(layers)
+    flat = np.empty((len(numbers), layout.size), dtype)
+    draws = []
+    for name, view in layout.views(flat).items():
+        number, _, kind = name.partition(".")
+        draws.append((view, initializer(getattr(layers[int(number)], f"{kind}_initializer"))))
+    for place, number in enumerate(np.asarray(numbers).tolist()):
+        generator = Key(seed, number).generator()
+        for view, initial in draws:
+            view[place] = initial.draw(generator, view.shape[1:])
+    return flat

@@ -11,12 +11,12 @@ import numpy as np
 
 from nnkernels._device import Device
 from nnkernels._ensemble import Ensemble
-from nnkernels._ensemble_data import initial_parameters
 from nnkernels._layers import Dense
 from nnkernels._losses import Loss
 from nnkernels._network import Sequential
 from nnkernels._optimizers import Optimizer
 from nnkernels._optimizers import optimizer as resolve_optimizer
+from nnkernels._parameters import initial_parameters
 from nnkernels._sampling import Key
 from nnkernels._training import _positive
 

@@ -14,7 +14,7 @@ import numpy as np
 from nnkernels import _losses, _optimizers
 from nnkernels._callbacks import Callback, Progress, check_callbacks
 from nnkernels._composed import ComposedRun, Data
-from nnkernels._data import Host, to_rows, to_weights
+from nnkernels._data import Host, check_validation, to_rows, to_weights
 from nnkernels._device import Device
 from nnkernels._errors import DataError, DeviceMemoryError, DivergenceError, ShapeError
 from nnkernels._losses import Loss
@@ -167,15 +167,8 @@ def fit(
     resolved = _optimizers.optimizer(optimizer)
     work = describe(network, problem, resolved, batch_size, steps, epochs, sampling)
     chosen = choose(work, plan)
-    validation = None
-    if validation_data is not None:
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise TypeError("validation_data must be (x, y) or (x, y, sample_weight)")
-        weight = validation_data[2] if len(validation_data) == 3 else None
-        validation = Problem.check(
-            network, validation_data[0], validation_data[1], problem.loss, weight, whose="validation_data's "
-        )
-    log_every = -(-work.steps // LOGS) if log_every is None else _positive("log_every", log_every)
+    validation = check_validation(Problem, network, validation_data, problem.loss)
+    log_every = log_interval(log_every, work.steps)
     checked = check_callbacks(callbacks)
 
     kernels = network.device.kernels
@@ -193,6 +186,11 @@ def fit(
         )
         validate = None if validation is None else Evaluation(network, validation)
         return _run(run, chosen, log_every, checked, validate)
+
+
+def log_interval(log_every: int | None, steps: int) -> int:
+    """Return the steps from one log point to the next."""
+    return -(-steps // LOGS) if log_every is None else _positive("log_every", log_every)
 
 
 def _start(plan: Plan, *args: Any, **kwargs: Any) -> Run:

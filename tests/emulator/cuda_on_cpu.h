@@ -36,8 +36,6 @@
 
 struct uint3 { unsigned x, y, z; };
 struct dim3 { unsigned x, y, z; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
 
 extern "C" char __start_cuda_shared[] __attribute__((weak)), __stop_cuda_shared[] __attribute__((weak));
 
@@ -388,5 +386,4 @@ template <class... A> void signature(void (*)(A...), char *out) { *out = 0; (des
 #define __shfl_xor_sync(mask, value, bits) emulator::exchange(mask, value, (emulator::current->id & 31) ^ (bits), HERE)
 
 inline float __expf(float x) { return exp2f(x * 1.44269504f); }
-template <class T> T __ldg(const T *pointer) { return *pointer; }
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)a * b >> 64); }

@@ -139,7 +139,7 @@ def whole_run(program: Whole, dtype: str) -> launch.Kernel:
 
 
 def launch_steps(plan: Plan, rows: int) -> int:
-    """Return the steps of a launch at most, by its predicted time and by the row numbers drawn for it, `rows` a step."""
+    """Return the most steps of a launch, by its predicted time and the row numbers drawn for it, `rows` a step."""
     return min(BLOCK_ROWS // rows, int(LAUNCH_SECONDS / (plan.seconds[plan.way] / plan.work.steps)))
 
 
